@@ -1,0 +1,171 @@
+"""From a RunConfig to tensors, a network and an optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnexp.config import DataConfig, OptimConfig, RunConfig
+from bnexp.data import ImageSet, Split, channel_statistics, load_images, split_train_val
+from bnexp.errors import ConfigError
+from bnexp.nn import build_model
+from bnexp.nn.init import init_parameters
+from bnexp.nn.norms import make_norm_factory
+from bnexp.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class HostData:
+    """A data set in the host's memory, split, as numpy arrays: made once, shared by forked workers.
+
+    Attributes:
+        images: every image, training ones first as `split` indexes them, (N, C, H, W) uint8.
+    """
+
+    images: ImageSet
+    split: Split
+    mean: np.ndarray
+    std: np.ndarray
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """A data set on the device.
+
+    Attributes:
+        train_x, val_x, test_x: (N, C, H, W) uint8; train_y, val_y, test_y: (N,) int64.
+        scale, shift: (1, C, 1, 1) float32; x * scale + shift normalizes raw pixels by the training set's statistics.
+        chance_accuracy: what always answering the largest training class scores on test.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    val_x: Tensor
+    val_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    scale: Tensor
+    shift: Tensor
+    num_classes: int
+    chance_accuracy: float
+
+
+def load_host_data(config: DataConfig, root: Path | None) -> HostData:
+    """Read, split and measure a data set.
+
+    Raises:
+        DataError, ConfigError: it is missing, broken, or does not fit the config.
+    """
+    images = load_images(config.name, root=root, image_size=config.image_size)
+    split = split_train_val(
+        images.train_labels, val_fraction=config.val_fraction, seed=config.split_seed, train_limit=config.train_limit
+    )
+    mean, std = channel_statistics(images.train_images, split.train)
+    return HostData(images, split, mean, std)
+
+
+def to_device(host: HostData, device: torch.device) -> DeviceData:
+    """Put the splits on the device, once a worker."""
+    images, split = host.images, host.split
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    train_y = images.train_labels[split.train]
+    majority = int(np.bincount(train_y, minlength=images.num_classes).argmax())
+    scale = 1.0 / (255.0 * host.std)
+    shift = -host.mean / host.std
+    return DeviceData(
+        train_x=tensor(images.train_images[split.train]),
+        train_y=tensor(train_y),
+        val_x=tensor(images.train_images[split.val]),
+        val_y=tensor(images.train_labels[split.val]),
+        test_x=tensor(np.array(images.test_images)),
+        test_y=tensor(images.test_labels),
+        scale=tensor(scale.astype(np.float32)).view(1, -1, 1, 1),
+        shift=tensor(shift.astype(np.float32)).view(1, -1, 1, 1),
+        num_classes=images.num_classes,
+        chance_accuracy=float((images.test_labels == majority).mean()),
+    )
+
+
+def build_network(config: RunConfig, *, in_channels: int, image_size: int, num_classes: int) -> nn.Module:
+    """The network with torch's own initial values, on the current default device.
+
+    Raises:
+        ConfigError: depth, width or norm do not fit together.
+    """
+    return build_model(
+        config.model.name,
+        in_channels=in_channels,
+        image_size=image_size,
+        num_classes=num_classes,
+        depth=config.model.depth,
+        width=config.model.width,
+        activation=config.model.activation,
+        norm=make_norm_factory(config.norm.kind, **config.norm.options()),
+        placement=config.norm.placement or "before",
+        **({"preactivation": True} if config.model.preactivation else {}),
+    )
+
+
+def init_network(model: nn.Module, config: RunConfig) -> None:
+    """Draw every parameter from a seed keyed by its name: arms share what they share."""
+    init_parameters(
+        model,
+        scheme=config.model.init,
+        gain=config.model.init_gain,
+        activation=config.model.activation,
+        seed_of=partial(seed_for, config.seed, "init"),
+    )
+
+
+def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
+    """Run one training step's shapes on the meta device, which costs no memory and no arithmetic.
+
+    Raises:
+        ConfigError: the batch does not fit the data, or the network does not fit the images or the norm.
+    """
+    if config.batch_size > num_train:
+        raise ConfigError("batch_size", got=config.batch_size, hint=f"there are only {num_train} training examples")
+    shape = (config.batch_size, images.in_channels, images.image_size, images.image_size)
+    with torch.device("meta"):
+        model = build_network(
+            config, in_channels=images.in_channels, image_size=images.image_size, num_classes=images.num_classes
+        )
+        try:
+            model(torch.empty(shape))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=group or layer"
+            raise ConfigError("batch_size", got=config.batch_size, hint=hint) from error
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    """The optimizer, fused where PyTorch has it; weight decay on weights only, unless `optim.decay=all`."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": optim.weight_decay},
+        {"params": others, "weight_decay": optim.weight_decay if optim.decay == "all" else 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if optim.name == "sgd":
+        assert optim.momentum is not None
+        assert optim.nesterov is not None
+        return torch.optim.SGD(groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+    assert optim.eps is not None
+    if optim.name == "rmsprop":
+        assert optim.alpha is not None
+        assert optim.momentum is not None
+        return torch.optim.RMSprop(groups, lr=lr, alpha=optim.alpha, eps=optim.eps, momentum=optim.momentum)
+    assert optim.beta1 is not None
+    assert optim.beta2 is not None
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)

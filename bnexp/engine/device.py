@@ -1,0 +1,103 @@
+"""What this machine computes on, and how precisely."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bnexp import __version__
+from bnexp.config import RunConfig
+from bnexp.errors import RunError
+
+BF16_LEAST_IMAGE_SIZE = 28  # below that, overhead and not arithmetic is the cost
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `exec.device` asks for.
+
+    Raises:
+        RunError: it asks for one that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("exec.device: 'cuda': PyTorch finds no CUDA device here; use exec.device=auto or cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise RunError("exec.device: 'mps': PyTorch finds no Apple GPU here; use exec.device=auto or cpu")
+    return torch.device(name)
+
+
+def resolve_precision(config: RunConfig, device: torch.device, image_size: int) -> str:
+    """fp32 or bf16: "auto" takes bf16 where this hardware multiplies it fast and the images are worth it."""
+    if config.precision != "auto":
+        return config.precision
+    if image_size < BF16_LEAST_IMAGE_SIZE or config.model.name == "mlp":
+        return "fp32"
+    return "bf16" if _fast_bf16(device.type) else "fp32"
+
+
+@lru_cache(maxsize=1)
+def cpu_flags() -> frozenset[str]:
+    """The CPU's instruction-set flags, where the system tells them."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run: versions, hardware, commit."""
+    return {
+        "bnexp": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "git_commit": _git_commit(),
+    }
+
+
+def _fast_bf16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    return device_type == "cpu" and bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({_cpu_name()}, {os.cpu_count()} cores)"
+
+
+@lru_cache(maxsize=1)
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package lies in; None when installed from a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,250 @@
+"""Trains one run from its first epoch, or its last checkpoint, to its final metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnexp.config import RunConfig, Status
+from bnexp.data.augment import apply_augmentation, draw_augmentation, pad_for
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
+from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
+from bnexp.engine.schedule import lr_factor
+from bnexp.seeding import seed_for
+
+CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps; each look waits for the device
+EVAL_BATCH = 256
+# one-sided 99 % bound: a run whose accuracy could be chance is called collapsed
+CHANCE_Z = 2.326
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where and how often a run saves its state; at the end of an epoch at the earliest."""
+
+    path: Path
+    every_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; the fields are those of RunRecord."""
+
+    status: Status
+    final: dict[str, float | None]
+    history: list[Row]
+    seconds: dict[str, float]
+    num_params: int
+
+
+def train_run(
+    config: RunConfig,
+    data: DeviceData,
+    device: torch.device,
+    *,
+    checkpointing: Checkpointing | None = None,
+    on_epoch: Callable[[Row], None] = lambda row: None,
+) -> Outcome:
+    """Train to the end of the budget or to a loss that is not finite, then evaluate once on test.
+
+    Args:
+        config: with a resolved precision.
+        on_epoch: called with each new history row.
+    """
+    _, channels, height, _ = data.train_x.shape
+    model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
+    init_network(model, config)
+    model.to(device=device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.optim, config.lr)
+    history: list[Row] = []
+    state = None if checkpointing is None else load_checkpoint(checkpointing.path, device)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = state["history"]
+        # sums depend on the number of threads: go on with what the run began with
+        torch.set_num_threads(state["threads"])
+
+    eval_seconds = 0.0
+    saved_at = time.perf_counter()
+    status: Status = "finished"
+    while len(history) < config.epochs:
+        row = train_epoch(model, optimizer, config, data, epoch=len(history))
+        if math.isfinite(row["train_loss"]):
+            started = time.perf_counter()
+            row |= _prefixed("val", evaluate(model, data.val_x, data.val_y, data, config.precision))
+            eval_seconds += time.perf_counter() - started
+        else:
+            status = "diverged"
+            row |= {"train_loss": None, "val_loss": None, "val_accuracy": None}
+        history.append(row)
+        on_epoch(row)
+        if status == "diverged":
+            break
+        due = checkpointing is not None and time.perf_counter() - saved_at >= checkpointing.every_seconds
+        if checkpointing is not None and due and len(history) < config.epochs:
+            save_checkpoint(checkpointing.path, model, optimizer, history=history, threads=torch.get_num_threads())
+            saved_at = time.perf_counter()
+
+    started = time.perf_counter()
+    final = final_metrics(model, data, config.precision, diverged=status == "diverged")
+    eval_seconds += time.perf_counter() - started
+    if status == "finished" and _at_chance(final, data):
+        status = "collapsed"
+    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds}
+    final["train_seconds"] = seconds["train"]
+    num_params = sum(p.numel() for p in model.parameters())
+    return Outcome(status, final, history, seconds, num_params)
+
+
+def train_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, data: DeviceData, *, epoch: int
+) -> Row:
+    """One pass in an order, and with augmentations, that depend on the seed and the epoch alone.
+
+    Args:
+        epoch: from 0.
+
+    Returns:
+        A history row without validation. Its train_loss is the optimized loss, averaged over the steps; it is not
+        finite where any step's was not.
+    """
+    started = time.perf_counter()
+    device = data.train_x.device
+    num_train, batch_size = len(data.train_y), config.batch_size
+    steps_per_epoch = num_train // batch_size
+    first_step = epoch * steps_per_epoch
+    order = torch.randperm(num_train, generator=_generator(config.seed, "order", epoch)).to(device)
+    augmentation = draw_augmentation(
+        config.data.augment,
+        num_train,
+        pad=pad_for(data.train_x.shape[-1]),
+        generator=_generator(config.seed, "augment", epoch),
+    )
+    augmentation = None if augmentation is None else augmentation.to(device)
+    model.train()
+    loss_sum = torch.zeros((), device=device)
+    num_correct = torch.zeros((), dtype=torch.int64, device=device)
+    lr, steps_done = config.lr, 0
+    for k in range(steps_per_epoch):
+        start, stop = k * batch_size, (k + 1) * batch_size
+        index = order[start:stop]
+        x, y = data.train_x[index], data.train_y[index]
+        if augmentation is not None:
+            x = apply_augmentation(x, augmentation, start, stop)
+        lr = config.lr * lr_factor(
+            config.schedule,
+            step=first_step + k,
+            num_steps=config.epochs * steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, logits = train_step(model, optimizer, config, normalize(x, data), y)
+        loss_sum += loss
+        num_correct += (logits.argmax(1) == y).sum()
+        steps_done = k + 1
+        if steps_done % CHECK_STEPS == 0 and not math.isfinite(loss_sum.item()):
+            break
+    train_loss = loss_sum.item() / steps_done  # waits for the device: the time below is that of the whole epoch
+    train_seconds = time.perf_counter() - started
+    return {
+        "epoch": epoch + 1,
+        "step": first_step + steps_done,
+        "train_loss": train_loss,
+        "train_accuracy": num_correct.item() / (steps_done * batch_size),
+        "lr": lr,
+        "train_seconds": train_seconds,
+        "images_per_second": steps_done * batch_size / train_seconds,
+    }
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One update.
+
+    Args:
+        x: normalized images, (N, C, H, W) float32.
+
+    Returns:
+        The detached loss, a scalar, and the logits, (N, num_classes).
+    """
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        logits = model(x)
+    logits = logits.float()
+    loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.optim.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+def normalize(x: Tensor, data: DeviceData) -> Tensor:
+    """Raw uint8 images to float32 with the training set's mean 0 and std 1 per channel, channels last."""
+    return (x.float() * data.scale + data.shift).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision: str) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    loss_sum = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else torch.float32, device=x.device)
+    num_correct = torch.zeros((), dtype=torch.int64, device=x.device)
+    for start in range(0, len(y), EVAL_BATCH):
+        batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(batch)
+        logits = logits.float()
+        loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+        num_correct += (logits.argmax(1) == labels).sum()
+    model.train(was_training)
+    return loss_sum.item() / len(y), num_correct.item() / len(y)
+
+
+def final_metrics(model: nn.Module, data: DeviceData, precision: str, *, diverged: bool) -> dict[str, float | None]:
+    """Loss and accuracy on train, val and test in eval mode; null for a diverged run, which has none to speak of."""
+    final: dict[str, float | None] = {"chance_accuracy": data.chance_accuracy}
+    for split, x, y in (
+        ("train", data.train_x, data.train_y),
+        ("val", data.val_x, data.val_y),
+        ("test", data.test_x, data.test_y),
+    ):
+        if diverged:
+            final |= {f"{split}_loss": None, f"{split}_accuracy": None}
+        else:
+            final |= _prefixed(split, evaluate(model, x, y, data, precision))
+    return final
+
+
+def _prefixed(split: str, values: tuple[float, float]) -> dict[str, float | None]:
+    loss, accuracy = values
+    return {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
+
+
+def _at_chance(final: dict[str, float | None], data: DeviceData) -> bool:
+    """Whether accuracy on train and on val are both within what guessing could score."""
+    chance = data.chance_accuracy
+    for split, count in (("train", len(data.train_y)), ("val", len(data.val_y))):
+        accuracy = final[f"{split}_accuracy"]
+        assert accuracy is not None
+        if accuracy > chance + CHANCE_Z * math.sqrt(chance * (1 - chance) / count):
+            return False
+    return True
+
+
+def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(seed, purpose, epoch))

@@ -1,0 +1,144 @@
+"""Executes runs over worker processes: each takes the next run when it is free, and a killed one costs one run.
+
+concurrent.futures ends the whole pool when one worker dies; here the dead worker's run becomes a failed record and
+a fresh worker goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from bnexp.config import RunConfig
+from bnexp.engine.execute import Worker, execute_run, failed_record
+from bnexp.identity import run_id
+from bnexp.records import RunRecord
+from bnexp.store import Store
+
+PARENT_POLL_SECONDS = 0.5
+TELL_SECONDS = 0.2  # least time between two messages about epochs
+
+
+@dataclass
+class _Slot:
+    """A living worker and the run that it has in hand."""
+
+    process: BaseProcess
+    pipe: Connection
+    config: RunConfig | None = None
+
+
+def execute_processes(
+    configs: Sequence[RunConfig],
+    worker: Worker,
+    store: Store,
+    *,
+    slots: int,
+    on_epoch: Callable[[RunConfig], None],
+    on_record: Callable[[RunConfig, RunRecord | None], None],
+) -> None:
+    """Execute in order of `configs`, `slots` at a time; calls back as `execute_serial` does, in order of completion."""
+    pending = deque(configs)
+    living: list[_Slot] = []
+    try:
+        while pending or any(slot.config is not None for slot in living):
+            while pending and len(living) < slots:
+                living.append(_start(worker, store, index=len(living)))
+            for slot in living:
+                if slot.config is None and pending:
+                    slot.config = pending.popleft()
+                    slot.pipe.send(slot.config)
+            wait([handle for slot in living for handle in (slot.pipe, slot.process.sentinel)])
+            for slot in list(living):
+                if not _listen(slot, on_epoch, on_record):
+                    living.remove(slot)
+                    if slot.config is not None:
+                        on_record(slot.config, _record_death(slot, slot.config, worker, store))
+    finally:
+        for slot in living:
+            slot.process.terminate()
+        for slot in living:
+            slot.process.join()
+
+
+def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
+    # a fork before torch's first operation costs 0.03 s where a fresh interpreter costs seconds; CUDA forbids it
+    fork = worker.device.type == "cpu" and sys.platform == "linux"
+    context = mp.get_context("fork" if fork else "spawn")
+    if worker.device.type == "cuda":
+        worker = replace(worker, device=torch.device("cuda", index % torch.cuda.device_count()))
+    if not fork:
+        worker = replace(worker, hosts={})  # read again there: pickling the images costs more
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there, worker, store, os.getpid()), daemon=True)
+    process.start()
+    there.close()
+    return _Slot(process, here)
+
+
+def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
+    """The worker: takes configs from the pipe until it is terminated."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    worker.start()
+    epochs, told_at = 0, 0.0
+
+    def on_epoch() -> None:
+        nonlocal epochs, told_at
+        epochs += 1
+        if time.monotonic() - told_at > TELL_SECONDS:
+            pipe.send(epochs)
+            epochs, told_at = 0, time.monotonic()
+
+    while True:
+        config = pipe.recv()
+        epochs = 0  # what the last run did not tell, its record told
+        pipe.send(execute_run(config, worker, store, on_epoch=on_epoch))
+
+
+def _die_with(parent: int) -> None:
+    """End this process, wherever it is, once its parent is gone: a kill -9 there must not leave it training."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
+def _listen(
+    slot: _Slot, on_epoch: Callable[[RunConfig], None], on_record: Callable[[RunConfig, RunRecord | None], None]
+) -> bool:
+    """Handle all that a worker has said; False once it is dead and has nothing more to say."""
+    try:
+        while slot.pipe.poll():
+            message = slot.pipe.recv()
+            assert slot.config is not None
+            if isinstance(message, int):
+                for _ in range(message):
+                    on_epoch(slot.config)
+                continue
+            config, slot.config = slot.config, None
+            on_record(config, message)
+    except (EOFError, ConnectionResetError):
+        slot.process.join()
+    return slot.process.is_alive()
+
+
+def _record_death(slot: _Slot, config: RunConfig, worker: Worker, store: Store) -> RunRecord:
+    code = slot.process.exitcode
+    cause = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit status {code}"
+    record = failed_record(config, worker.exec, error=f"the worker process ended by {cause}")
+    name = run_id(config)
+    store.run_dir(name).mkdir(parents=True, exist_ok=True)
+    store.error_path(name).write_text(f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n")
+    store.write_record(record)
+    return record

@@ -1,0 +1,25 @@
+"""Executes runs one after another in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bnexp.config import RunConfig
+from bnexp.engine.execute import Worker, execute_run
+from bnexp.records import RunRecord
+from bnexp.store import Store
+
+
+def execute_serial(
+    configs: Sequence[RunConfig],
+    worker: Worker,
+    store: Store,
+    *,
+    on_epoch: Callable[[RunConfig], None],
+    on_record: Callable[[RunConfig, RunRecord | None], None],
+) -> None:
+    """Execute in order; `on_record` gets each run's record, or None where another process trains it."""
+    worker.start()
+    for config in configs:
+        on_record(config, execute_run(config, worker, store, on_epoch=partial(on_epoch, config)))

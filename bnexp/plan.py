@@ -1,0 +1,84 @@
+"""`bnexp plan`: what a request would run, and for how long. Trains nothing that is kept."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import replace
+
+from bnexp.config import RunConfig
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
+from bnexp.engine.execute import Worker
+from bnexp.engine.loop import normalize, train_step
+from bnexp.identity import cell_id
+from bnexp.request import Request
+from bnexp.runner import Plan, describe, make_plan
+
+PROBE_SECONDS = 0.4
+WARMUP_STEPS = 2
+MOST_SHOWN = 20
+
+
+def print_plan(request: Request, *, as_json: bool) -> None:
+    """Print the runs, their states and an estimate from timed steps of every shape that is still to run."""
+    plan = make_plan(request)
+    seconds = estimate_seconds(plan)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    cells = {cell_id(run.config) for run in plan.runs}
+    summary = {
+        "cells": len(cells),
+        "runs": len(plan.runs),
+        "done": plan.count("done"),
+        "resume": plan.count("resume"),
+        "todo": plan.count("todo") + plan.count("retry"),
+        "minutes": round(seconds / 60, 2),
+        "peak_mib": round(peak_mib * plan.slots),
+        "power": None,
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    merged = plan.num_composed - len(plan.runs)
+    note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
+    print(f"{len(plan.runs)} runs in {len(cells)} cells{note}: {summary['done']} done, {summary['resume']} to resume, "
+          f"{summary['todo']} to do")  # fmt: skip
+    for run in plan.runs[:MOST_SHOWN]:
+        print(f"  {run.run_id}  {run.state:6}  {describe(run.config, request.swept)}".rstrip())
+    if len(plan.runs) > MOST_SHOWN:
+        print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
+    print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
+          f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
+
+
+def estimate_seconds(plan: Plan) -> float:
+    """Wall seconds of what is not done, from a few timed steps of each distinct shape; evaluation is not in it."""
+    plan.worker.start()
+    step_seconds: dict[RunConfig, float] = {}
+    total = 0.0
+    for run in plan.todo:
+        data = plan.worker.data(run.config.data)
+        shape = replace(run.config, seed=0, lr=1e-4, epochs=10**9)
+        if shape not in step_seconds:
+            step_seconds[shape] = _time_step(shape, plan.worker, data)
+        total += step_seconds[shape] * run.config.epochs * (len(data.train_y) // run.config.batch_size)
+    return total / plan.slots
+
+
+def _time_step(config: RunConfig, worker: Worker, data: DeviceData) -> float:
+    _, channels, size, _ = data.train_x.shape
+    model = build_network(config, in_channels=channels, image_size=size, num_classes=data.num_classes)
+    init_network(model, config)
+    model.to(worker.device).train()
+    optimizer = build_optimizer(model, config.optim, config.lr)
+    steps, started = -WARMUP_STEPS, time.perf_counter()
+    while steps < 1 or time.perf_counter() - started < PROBE_SECONDS:
+        if steps == 0:
+            started = time.perf_counter()
+        loss, _ = train_step(
+            model, optimizer, config, normalize(data.train_x[: config.batch_size], data), data.train_y[: config.batch_size]
+        )
+        loss.item()
+        steps += 1
+    return (time.perf_counter() - started) / steps

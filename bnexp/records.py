@@ -1,0 +1,53 @@
+"""What a run leaves behind when it has ended: one record, written last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bnexp.config import Status
+
+RECORD_VERSION = 1
+STATUSES: tuple[Status, ...] = ("finished", "diverged", "collapsed", "failed")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The end of a run.
+
+    Attributes:
+        status: finished; diverged (a loss that was not finite); collapsed (finite loss, accuracy at chance);
+            failed (an exception or a killed worker: retried on the next call, never scored).
+        final: metric name to number. A diverged run has null for what could not be measured.
+        seconds: compile, train and eval seconds.
+        error: the last line of the traceback of a failed run; the whole of it lies in error.txt beside the record.
+    """
+
+    run_id: str
+    cell_id: str
+    status: Status
+    config: dict[str, Any]
+    exec: dict[str, Any]
+    final: dict[str, float | None] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    num_params: int = 0
+    epochs_done: int = 0
+    error: str | None = None
+    version: int = RECORD_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain, JSON-ready dict."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> RunRecord:
+        """Read a record back.
+
+        Raises:
+            KeyError, TypeError: it is not a record.
+        """
+        if raw["version"] != RECORD_VERSION:
+            raise KeyError(f"record version {raw['version']}, this bnexp reads {RECORD_VERSION}")
+        return RunRecord(**raw)

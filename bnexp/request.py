@@ -1,0 +1,44 @@
+"""What one command line asks for, composed and validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bnexp.config import ExecConfig, RunConfig
+from bnexp.study import StudySpec
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """A study asked for on the command line.
+
+    Attributes:
+        overrides: the user's own overrides of what the study declares; any makes it exploratory.
+    """
+
+    spec: StudySpec
+    tier: str
+    overrides: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The name it goes by on disk: a tier or an exploration never mixes with the declared small tier."""
+        tier = "" if self.tier == "small" else f"-{self.tier}"
+        return f"{self.spec.name}{tier}{'-exploratory' if self.overrides else ''}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one command line asks for.
+
+    Attributes:
+        configs: the composed runs in sweep order, before identity merges equal ones.
+        swept: the keys that vary in the grid.
+    """
+
+    configs: tuple[RunConfig, ...]
+    exec: ExecConfig
+    study: StudyRequest | None
+    swept: tuple[str, ...]
+    multirun: bool
+    argv: tuple[str, ...]

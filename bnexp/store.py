@@ -1,0 +1,186 @@
+"""The results folder: where each thing lies, written atomically, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bnexp.errors import StoreError
+from bnexp.records import RunRecord
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` with `content` in one step that survives a crash: the old file or the new one, never half."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at `path`.
+
+    Raises:
+        StoreError: it is not JSON, with its path.
+    """
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: not a JSON document ({error})") from error
+
+
+class Store:
+    """A results folder. Reading needs nothing to exist; writing makes what it needs.
+
+    Args:
+        root: the folder that holds runs/, studies/ and reports/.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run_dir(self, run_id: str) -> Path:
+        return self.root / "runs" / run_id
+
+    def study_path(self, name: str) -> Path:
+        return self.root / "studies" / name / "study.json"
+
+    def report_dir(self, name: str) -> Path:
+        return self.root / "reports" / name
+
+    def checkpoint_path(self, run_id: str) -> Path:
+        return self.run_dir(run_id) / "checkpoint"
+
+    def error_path(self, run_id: str) -> Path:
+        return self.run_dir(run_id) / "error.txt"
+
+    def require_writable(self) -> None:
+        """Raises StoreError, in one line, where runs could not be written."""
+        try:
+            (self.root / "runs").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / "runs"):
+                pass
+        except OSError as error:
+            raise StoreError(f"results: cannot write to {str(self.root)!r}: {error.strerror}") from error
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """The record of a run that has ended, else None.
+
+        Raises:
+            StoreError: record.json is there and is not a record.
+        """
+        path = self.run_dir(run_id) / "record.json"
+        try:
+            raw = read_json(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return RunRecord.from_dict(raw)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{path}: not a run record ({error})") from error
+
+    def records(self, run_ids: Iterable[str] | None = None) -> Iterator[RunRecord]:
+        """The records of these runs, or of all on disk, sorted by id; runs that have not ended are passed over."""
+        for run_id in self.run_ids() if run_ids is None else run_ids:
+            record = self.record(run_id)
+            if record is not None:
+                yield record
+
+    def run_ids(self) -> list[str]:
+        """The ids of all runs that have a folder, ended or not, sorted."""
+        try:
+            with os.scandir(self.root / "runs") as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write config.json, then record.json: the last file of a run."""
+        folder = self.run_dir(record.run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "record.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def write_config(self, run_id: str, config: dict[str, Any]) -> None:
+        folder = self.run_dir(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "config.json", json.dumps(config, indent=1, allow_nan=False) + "\n")
+
+    def write_history(self, run_id: str, rows: list[dict[str, Any]]) -> None:
+        """Replace history.jsonl."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomic(self.run_dir(run_id) / "history.jsonl", text)
+
+    def append_history(self, run_id: str, row: dict[str, Any]) -> None:
+        """Add one epoch, so that a long run can be watched; `write_history` at the end makes it durable."""
+        with (self.run_dir(run_id) / "history.jsonl").open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def history(self, run_id: str) -> list[dict[str, Any]]:
+        """One dict an epoch, in order; empty where there is none. A half-written last line is passed over."""
+        try:
+            lines = (self.run_dir(run_id) / "history.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    @contextmanager
+    def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:
+        """Hold a run's lock; yields False where another process kept it for all of `timeout_seconds`.
+
+        The kernel frees the lock of a process that dies, so a killed sweep leaves none behind.
+        """
+        self.run_dir(run_id).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.run_dir(run_id) / ".lock", timeout=timeout_seconds)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def is_locked(self, run_id: str) -> bool:
+        """Whether some process is training this run now."""
+        if not (self.run_dir(run_id) / ".lock").exists():
+            return False
+        with self.lock(run_id, timeout_seconds=0) as held:
+            return not held
+
+    def write_study(self, name: str, study: dict[str, Any]) -> None:
+        path = self.study_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(study, indent=1, allow_nan=False) + "\n")
+
+    def study(self, name: str) -> dict[str, Any] | None:
+        """study.json, else None."""
+        try:
+            raw = read_json(self.study_path(name))
+        except FileNotFoundError:
+            return None
+        return dict(raw)
+
+    def study_names(self) -> list[str]:
+        """The studies that were started in this folder, sorted."""
+        return sorted(path.parent.name for path in (self.root / "studies").glob("*/study.json"))

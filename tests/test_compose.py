@@ -1,0 +1,163 @@
+"""argv -> RunConfigs: what users type, and what they mistype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bnexp import config as tables
+from bnexp.compose import config_root, list_studies, request_from_argv, wants_hydra
+from bnexp.errors import ConfigError
+from bnexp.identity import run_id
+from bnexp.study import study_from_dict
+
+
+def test_no_argument_is_one_cnn_with_batch_norm_on_digits() -> None:
+    request = request_from_argv([])
+    (config,) = request.configs
+    assert (config.data.name, config.model.name, config.norm.kind, config.seed) == ("digits", "cnn", "batch", 0)
+
+
+def test_grid_is_the_product_in_order_of_its_axes() -> None:
+    request = request_from_argv(["-m", "norm=none,batch", "norm.placement=before,after", "lr=0.1,1e-2", "seed=range(3)"])
+    assert len(request.configs) == 24
+    assert len({run_id(config) for config in request.configs}) == 18  # no norm has no placement
+    assert [config.seed for config in request.configs[:4]] == [0, 1, 2, 0]
+    assert request.configs[3].lr == 0.01
+    assert request.swept == ("norm", "norm.placement", "lr", "seed")
+
+
+def test_group_choice_brings_its_own_options() -> None:
+    request = request_from_argv(["-m", "norm=batch,ghost", "norm.eps=1e-3"])
+    assert [config.norm.ghost_size for config in request.configs] == [None, 16]
+    assert {config.norm.eps for config in request.configs} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sead=1"], "sead: .*did you mean 'seed'"),
+        (["+sead=1"], "not added or deleted"),
+        (["norm=btach"], r"norm: 'btach' is not one of .*did you mean 'batch'"),
+        (["norm.placement=middle"], r"norm\.placement: 'middle' is not one of before, after"),
+        (["lr=-1"], "lr: -1: expected a finite number above 0"),
+        (["lr=nan"], "lr: nan"),
+        (["lr="], "lr: ''"),
+        (["batch_size=0"], "batch_size: 0"),
+        (["lr=0.1,0.2"], "bnexp train -m lr=0.1,0.2"),
+        (["lr=0.1", "lr=0.2"], "given twice"),
+        (["norm.num_groups=4"], r"norm\.num_groups: .*no such key"),
+        (["exec.precision=fp8"], r"exec\.precision: 'fp8'"),
+        (["-m", "exec.slots=1,2"], "cannot be an axis"),
+        (["study=placement"], "bnexp train -m study=placement"),
+        (["-m", "study=typo"], "study: 'typo' is not one of lr-range, placement"),
+        (["-m", "study=placment"], "did you mean 'placement'"),
+        (["-m", "study=placement,lr-range"], "one study at a time"),
+        (["-m", "study=placement", "tier=huge"], "tier: 'huge' is not one of small, medium"),
+        (["tier=small"], "a tier belongs to a study"),
+        (["model=3"], "model: '3' is not one of cnn"),
+        (["model.name={a:1}"], r"model\.name"),
+        (["norm=[a"], "norm=\\[a"),
+        (["nonsense"], "expected KEY=VALUE"),
+        (["--multirn"], "did you mean '--multirun'"),
+        (["--config-dir", "/nowhere/at/all"], "not a folder"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        request_from_argv(argv)
+    assert "\n" not in str(error.value)
+
+
+def test_study_expands_to_its_declared_grid() -> None:
+    request = request_from_argv(["-m", "study=placement"])
+    assert request.study is not None
+    axes = request.study.spec.tiers["small"].axes
+    assert len(request.configs) == len({run_id(c) for c in request.configs}) == _product(axes)
+    assert request.study.key == "placement"
+    assert not request.study.overrides
+
+
+def test_study_with_an_axis_overridden_is_exploratory_and_lies_apart() -> None:
+    request = request_from_argv(["-m", "study=placement", "seed=0,1"])
+    assert request.study is not None
+    assert {config.seed for config in request.configs} == {0, 1}
+    assert request.study.key == "placement-exploratory"
+    assert request.study.overrides == ("seed=0,1",)
+
+
+def test_study_stays_declared_where_only_the_execution_differs(tmp_path: Path) -> None:
+    request = request_from_argv(["-m", "study=placement", f"results={tmp_path}", "exec.slots=1"])
+    assert request.study is not None
+    assert request.study.key == "placement"
+    assert request.exec.results == tmp_path
+
+
+def test_user_study_and_norm_from_config_dir(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    text = (config_root() / "study" / "placement.yaml").read_text().replace("name: placement", "name: mine")
+    (tmp_path / "study" / "mine.yaml").write_text(text)
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "slow.yaml").write_text(
+        "kind: batch\nplacement: after\neps: 1e-5\nmomentum: 0.01\naffine: true\n"
+    )
+    assert "mine" in list_studies(tmp_path)
+    request = request_from_argv(["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"])
+    assert {config.norm.momentum for config in request.configs} == {0.01}
+
+
+def test_yaml_syntax_error_is_one_line_with_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "broken.yaml").write_text("kind: batch\n  eps: [1\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml.* line \d+.*syntax error") as error:
+        request_from_argv(["--config-dir", str(tmp_path), "norm=broken"])
+    assert "\n" not in str(error.value)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "bad.yaml").write_text("name: [x\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml line \d"):
+        request_from_argv(["--config-dir", str(tmp_path), "-m", "study=bad"])
+
+
+@pytest.mark.parametrize("change", [{"claims": 1}, {"metric": "test_acuracy"}, {"tiers": {"tiny": {}}}])
+def test_study_file_with_a_wrong_key_is_refused(change: dict[str, object]) -> None:
+    raw = list_studies()["placement"].declaration("small") | change
+    with pytest.raises(ConfigError, match="study"):
+        study_from_dict(raw)
+
+
+def test_study_cannot_choose_by_test() -> None:
+    raw = list_studies()["placement"].declaration("small")
+    raw["choose"]["metric"] = "test_accuracy"
+    with pytest.raises(ConfigError, match="never looks at test"):
+        study_from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("group", "choices"),
+    [
+        ("data", tables.DATASETS), ("model", tables.MODEL_OPTIONS), ("norm", tables.NORM_OPTIONS),
+        ("optim", tables.OPTIM_OPTIONS), ("schedule", tables.SCHEDULE_OPTIONS),
+    ],
+)  # fmt: skip
+def test_every_choice_has_a_config_file_that_composes(group: str, choices: tuple[str, ...]) -> None:
+    files = {path.stem for path in (config_root() / group).glob("*.yaml")}
+    assert files == set(choices)
+    for name in files:
+        request_from_argv([f"{group}={name}"])
+        first = (config_root() / group / f"{name}.yaml").read_text().splitlines()[0]
+        assert first.startswith("# ")
+
+
+def test_hydra_takes_its_own_flags_launchers_and_sweepers() -> None:
+    assert wants_hydra(["--help"])
+    assert wants_hydra(["--cfg", "job"])
+    assert wants_hydra(["-m", "hydra/launcher=joblib", "lr=0.1,0.2"])
+    assert not wants_hydra(["-m", "lr=0.1,0.2"])
+
+
+def _product(axes: dict[str, tuple[object, ...]]) -> int:
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    return count
