@@ -1,0 +1,9 @@
+"""Images as uint8 arrays: where they come from, how they are split, what their training statistics are.
+
+`augment`, which needs torch, is imported by name.
+"""
+
+from bnexp.data.sources import DATASETS, ImageSet, load_images
+from bnexp.data.splits import Split, channel_statistics, split_train_val
+
+__all__ = ["DATASETS", "ImageSet", "Split", "channel_statistics", "load_images", "split_train_val"]
