@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from bnexp.errors import ConfigError
@@ -30,17 +28,20 @@ def build_model(
     activation: str,
     norm: Norm,
     placement: str,
-    **options: Any,
+    preactivation: bool = False,
 ) -> nn.Module:
     """A network for (N, in_channels, image_size, image_size) images, with torch's own initial values.
 
     Args:
-        options: those that only this model has, such as `preactivation` of resnet.
+        preactivation: norm and activation ahead of each weight; only resnet has this form.
 
     Raises:
         ConfigError: an unknown name, or options that do not fit together.
     """
     if name not in MODELS:
         raise ConfigError("model.name", got=name, choices=sorted(MODELS))
+    if preactivation and name != "resnet":
+        raise ConfigError("model.preactivation", got=True, hint=f"only resnet has it, and this is {name}")
+    options = {"preactivation": True} if preactivation else {}
     units = UnitFactory(norm, placement, activation)
     return MODELS[name](in_channels, image_size, num_classes, depth=depth, width=width, units=units, **options)

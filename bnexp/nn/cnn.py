@@ -12,11 +12,12 @@ FINAL_MAP = 8  # the side, in pixels, that the last stage works at, about
 
 
 class Cnn(nn.Module):
-    """`depth` 3×3 convolutions in stages; channels double and resolution halves from one stage to the next.
+    """`depth` convolutions, 3×3, in stages; channels double and resolution halves from one stage to the next.
 
     A max-pool of 2 parts the stages; global average pooling and one linear layer close. The number of stages follows
     from the image size: 2 at 8×8, 3 at 28 and 32, 6 at 224, never more than `depth`. Where depth leaves too few
-    stages, the first convolution is strided instead, so that the last stage works on about 8×8.
+    stages, the first convolution is strided instead, so that the last stage works on about 8×8; its kernel then grows
+    to 2·stride − 1, or a stride above 3 would skip pixels.
 
     Args:
         depth: convolutions.
@@ -34,7 +35,8 @@ class Cnn(nn.Module):
         layers: list[nn.Module] = []
         for index, stage in enumerate(stages):
             channels = width * 2**stage
-            layers.append(units.conv(in_channels, channels, stride=stem_stride if index == 0 else 1))
+            stride = stem_stride if index == 0 else 1
+            layers.append(units.conv(in_channels, channels, kernel=max(3, 2 * stride - 1), stride=stride))
             in_channels = channels
         self.units = nn.ModuleList(layers)
         self.pool_before = tuple(i > 0 and stages[i] != stages[i - 1] for i in range(depth))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bnexp.errors import ConfigError
+
 INITS = ("he", "xavier", "default", "normal")
 
 
@@ -24,8 +26,13 @@ def init_parameters(
         gain: multiplies every drawn value.
         seed_of: the seed for a parameter's name.
 
+    Raises:
+        ConfigError: an unknown scheme.
+
     Source: He et al. 2015 "Delving deep into rectifiers"; Glorot & Bengio 2010.
     """
+    if scheme not in INITS:
+        raise ConfigError("model.init", got=scheme, choices=INITS)
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d):
             continue

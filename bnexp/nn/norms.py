@@ -20,7 +20,12 @@ class Norm(Protocol):
 
     @property
     def replaces_bias(self) -> bool:
-        """Whether a bias right before this norm is cancelled by its mean, or no more than its own shift could do."""
+        """Whether a weight right before this norm goes without a bias.
+
+        Batch, ghost and instance norm subtract a mean per channel, which cancels a bias exactly, affine or not. Group
+        and layer norm subtract one mean for several channels: only the part of a bias that those share is cancelled,
+        and beta stands in for the rest, so they replace a bias only when affine.
+        """
         ...
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
@@ -112,7 +117,17 @@ class InstanceNorm:
         if ndim == 2:
             hint = "has one value per statistic in a fully connected layer; use norm=layer, group or batch there"
             raise ConfigError("norm.kind", got="instance", hint=hint)
-        return nn.InstanceNorm2d(num_features, eps=self.eps, affine=self.affine)
+        return _InstanceNorm2d(num_features, eps=self.eps, affine=self.affine)
+
+
+class _InstanceNorm2d(nn.InstanceNorm2d):
+    """torch's own, but that a map of one pixel is the user's mistake and names its key."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2] * input.shape[3] == 1:
+            hint = "has one value per statistic where a map is 1×1; use larger images, or norm=layer, group or batch"
+            raise ConfigError("norm.kind", got="instance", hint=hint)
+        return super().forward(input)
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,13 @@ class GhostBatchNorm(nn.Module):
     num_batches_tracked: Tensor
 
     def __init__(
-        self, num_features: int, ghost_size: int, *, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True
+        self,
+        num_features: int,
+        ghost_size: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         self.ghost_size, self.eps, self.momentum = ghost_size, eps, momentum

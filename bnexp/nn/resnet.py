@@ -38,7 +38,7 @@ class PostActivationBlock(nn.Module):
         super().__init__()
         self.num_channels, self.stride = out_channels, stride
         self.unit1 = units.conv(in_channels, out_channels, stride=stride)
-        self.unit2 = units.branch_conv(out_channels, out_channels)
+        self.unit2 = units.conv(out_channels, out_channels, act=False)
         self.tail = units.tail(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,11 +96,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ConfigError("model.depth", got=depth, hint="a resnet's depth is 6n+2: 8, 14, 20, 32, 44, 56, 110, ...")
+            raise ConfigError("model.depth", got=depth, hint="resnet depth is 6n+2: 8, 14, 20, 32, 44, 56, 110, ...")
         block = PreActivationBlock if preactivation else PostActivationBlock
-        self.stem: nn.Module = (
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False) if preactivation else units.conv(in_channels, width)
-        )
+        self.stem = (units.preactivation_stem if preactivation else units.conv)(in_channels, width)
         blocks: list[nn.Module] = []
         channels = width
         for stage in range(3):

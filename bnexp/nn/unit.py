@@ -22,6 +22,13 @@ PREACTIVATION_ORDERS: dict[str, Order] = {
     "after": ("act", "norm", "weight"),
 }
 
+# a residual branch ends without its activation, which waits for the addition: `UnitFactory.tail` has what is missing
+BRANCH_ORDERS: dict[str, Order] = {
+    "before": ("weight", "norm"),
+    "after": ("weight",),
+}
+
+# None works in place: that would rewrite what a hook on the layer before has stored, and full backward hooks refuse it.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -69,28 +76,36 @@ class UnitFactory:
         if self.activation not in ACTIVATIONS:
             raise ConfigError("model.activation", got=self.activation, choices=ACTIVATIONS)
 
-    def conv(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> Unit:
-        """Convolution with "same" padding, norm and activation: before, weight-norm-act; after, weight-act-norm."""
-        return self._conv(ORDERS[self.placement], in_channels, out_channels, kernel_size, stride)
+    def conv(self, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, act: bool = True) -> Unit:
+        """Convolution with "same" padding, norm and activation: before, weight-norm-act; after, weight-act-norm.
+
+        Args:
+            kernel: an odd number.
+            act: False for the last convolution of a residual branch, whose activation waits for the addition. Before:
+                weight-norm, so that the norm acts on the branch. After: the weight alone; the norm follows the
+                activation in `tail`.
+        """
+        order = (ORDERS if act else BRANCH_ORDERS)[self.placement]
+        weight = self._weight(in_channels, out_channels, kernel, stride, reader=order[1] if len(order) > 1 else "sum")
+        return self._parts(order, out_channels, weight=weight)
 
     def linear(self, in_features: int, out_features: int) -> Unit:
         """Fully connected layer, norm and activation, in the same orders."""
         order = ORDERS[self.placement]
-        weight = nn.Linear(in_features, out_features, bias=self._needs_bias(order))
-        return Unit(order, weight=weight, norm=self.norm.make(out_features, ndim=2), act=self._act(order))
+        weight = nn.Linear(in_features, out_features, bias=self._needs_bias(order[1]))
+        return self._parts(order, out_features, ndim=2, weight=weight)
 
     def preactivation_conv(self, in_channels: int, out_channels: int, *, stride: int = 1) -> Unit:
         """Norm and activation of the input, then a 3×3 convolution: before, norm-act-weight; after, act-norm-weight."""
-        return self._conv(PREACTIVATION_ORDERS[self.placement], in_channels, out_channels, 3, stride)
+        order = PREACTIVATION_ORDERS[self.placement]
+        # the output is read by the next unit, or from the sum by every later block and `closing`, in the same order
+        weight = self._weight(in_channels, out_channels, 3, stride, reader=order[0])
+        return self._parts(order, in_channels, weight=weight)
 
-    def branch_conv(self, in_channels: int, out_channels: int) -> Unit:
-        """The last convolution of a residual branch, whose activation waits for the addition.
-
-        Before: weight-norm, so that the norm acts on the branch. After: the weight alone; the norm follows the
-        activation in `tail`.
-        """
-        order = ("weight", "norm") if self.placement == "before" else ("weight",)
-        return self._conv(order, in_channels, out_channels, 3, 1)
+    def preactivation_stem(self, in_channels: int, out_channels: int) -> Unit:
+        """The bare 3×3 convolution that a pre-activation network starts with."""
+        weight = self._weight(in_channels, out_channels, 3, 1, reader=PREACTIVATION_ORDERS[self.placement][0])
+        return Unit(("weight",), weight=weight)
 
     def tail(self, num_channels: int) -> Unit:
         """What follows the addition of a residual block: before, the activation; after, activation-norm."""
@@ -102,28 +117,17 @@ class UnitFactory:
         order = PREACTIVATION_ORDERS[self.placement][:2]
         return self._parts(order, num_channels)
 
-    def _conv(self, order: Order, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> Unit:
-        weight = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=self._needs_bias(order)
-        )
-        # in a pre-activation order the norm sees what comes in
-        features = in_channels if order.index("weight") == len(order) - 1 else out_channels
-        return self._parts(order, features, weight=weight)
-
-    def _parts(self, order: Order, num_channels: int, **parts: nn.Module) -> Unit:
+    def _parts(self, order: Order, num_features: int, *, ndim: int = 4, **parts: nn.Module) -> Unit:
         if "norm" in order:
-            parts["norm"] = self.norm.make(num_channels, ndim=4)
+            parts["norm"] = self.norm.make(num_features, ndim=ndim)
         if "act" in order:
-            parts["act"] = self._act(order)
+            parts["act"] = ACTIVATIONS[self.activation]()
         return Unit(order, **parts)
 
-    def _act(self, order: Order) -> nn.Module:
-        # In place saves a pass over memory; only behind a weight of its own, for an input may be a shortcut as well.
-        if self.activation == "relu" and "weight" in order[: order.index("act")]:
-            return nn.ReLU(inplace=True)
-        return ACTIVATIONS[self.activation]()
+    def _weight(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, reader: str) -> nn.Conv2d:
+        bias = self._needs_bias(reader)
+        return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
 
-    def _needs_bias(self, order: Order) -> bool:
-        """A weight whose output goes straight into a norm needs none: in its own unit, or the next pre-activation one."""
-        following = order[order.index("weight") + 1 :] or (order[0] if len(order) == 3 else "sum",)
-        return not (following[0] == "norm" and self.norm.replaces_bias)
+    def _needs_bias(self, reader: str) -> bool:
+        """Whether what reads a weight's output ("norm", "act" or "sum") leaves a bias any work."""
+        return not (reader == "norm" and self.norm.replaces_bias)

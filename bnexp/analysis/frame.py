@@ -1,0 +1,91 @@
+"""Records as data frames, and the one rule by which a run without a result is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bnexp.metrics import METRICS
+from bnexp.records import RunRecord
+from bnexp.store import Store
+
+UNHEALTHY = ("diverged", "collapsed")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The runs of a report.
+
+    Attributes:
+        runs: a row for each run that ended and can be scored: run_id, cell_id, status, dotted config keys, final
+            metrics, train_seconds, num_params, and `environment`, a dict.
+        failed: crashed runs: never scored, always named.
+        missing: planned runs without a record.
+    """
+
+    runs: pd.DataFrame
+    failed: tuple[RunRecord, ...]
+    missing: tuple[str, ...]
+
+
+def load_frame(store: Store, run_ids: Sequence[str] | None) -> Frame:
+    """Read these runs, or all in the results folder, each record once."""
+    wanted = store.run_ids() if run_ids is None else list(dict.fromkeys(run_ids))
+    rows, failed, missing = [], [], []
+    for run_id in wanted:
+        record = store.record(run_id)
+        if record is None:
+            missing.append(run_id)
+        elif record.status == "failed":
+            failed.append(record)
+        else:
+            rows.append(_row(record))
+    return Frame(pd.DataFrame(rows), tuple(failed), tuple(missing))
+
+
+def load_history(store: Store, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Tidy epochs: run_id beside the columns of history.jsonl."""
+    return pd.DataFrame([{"run_id": run_id, **row} for run_id in run_ids for row in store.history(run_id)])
+
+
+def config_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns that are config keys, in the order of the config."""
+    known = {"lr", "batch_size", "epochs", "seed", "precision"}
+    return [column for column in runs.columns if "." in column or column in known]
+
+
+def score(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """A run's value of a metric in its stored unit.
+
+    A diverged run has no accuracy: it scores what always answering the largest class does. It is never dropped.
+    Its losses stay missing, for no number stands for them.
+    """
+    values = runs[metric].astype("float64")
+    if METRICS[metric].unit == "fraction":
+        values = values.fillna(runs["chance_accuracy"].astype("float64"))
+    return values
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "cell_id": record.cell_id,
+        "status": record.status,
+        **_flatten(record.config),
+        **record.final,
+        "num_params": record.num_params,
+        "environment": record.environment,
+    }
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,134 @@
+"""Textbook statistics on plain arrays; scipy does the work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 9_999
+HEALTHY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; the interval is nan where fewer than two values give none."""
+
+    mean: float
+    low: float
+    high: float
+    num: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Treatment − control over the seeds that both have.
+
+    Attributes:
+        seeds, differences: (n,) in the order of the seeds.
+        t: mean and t interval.
+        bca: the same mean and its bias-corrected and accelerated bootstrap interval.
+        sd: standard deviation of the differences, nan for n = 1.
+        gain: how many times smaller pairing made the variance of the mean difference; nan where undefined.
+        unpaired: seeds that only one arm has.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    t: Estimate
+    bca: Estimate
+    sd: float
+    gain: float
+    unpaired: tuple[int, ...]
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """Mean and Student's t interval.
+
+    Args:
+        values: (n,) finite numbers, n at least 1.
+    """
+    from scipy.stats import t as student
+
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Estimate(mean, math.nan, math.nan, len(array))
+    half = float(student.ppf((1 + confidence) / 2, len(array) - 1)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return Estimate(mean, mean - half, mean + half, len(array))
+
+
+def bootstrap_interval(values: Sequence[float], *, seed: int, confidence: float = 0.95) -> Estimate:
+    """Mean and BCa bootstrap interval; equal values give an interval of no width.
+
+    Args:
+        values: (n,) finite numbers, n at least 1.
+        seed: of the resampling.
+
+    Source: Efron 1987, "Better bootstrap confidence intervals".
+    """
+    from scipy.stats import bootstrap
+
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Estimate(mean, math.nan, math.nan, len(array))
+    if np.ptp(array) == 0:
+        return Estimate(mean, mean, mean, len(array))
+    result = bootstrap(
+        (array,),
+        np.mean,
+        confidence_level=confidence,
+        method="BCa",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), len(array))
+
+
+def paired_difference(
+    treatment: Mapping[int, float], control: Mapping[int, float], *, seed: int = 0
+) -> PairedDifference | None:
+    """Differences by seed, never by position; None where no seed is in both.
+
+    Args:
+        treatment, control: seed -> value.
+        seed: of the bootstrap.
+    """
+    seeds = sorted(set(treatment) & set(control))
+    if not seeds:
+        return None
+    t_values = np.array([treatment[s] for s in seeds], dtype=np.float64)
+    c_values = np.array([control[s] for s in seeds], dtype=np.float64)
+    differences = t_values - c_values
+    sd, gain = math.nan, math.nan
+    if len(seeds) > 1:
+        sd = float(differences.std(ddof=1))
+        unpaired_variance = float(t_values.var(ddof=1) + c_values.var(ddof=1))
+        gain = unpaired_variance / sd**2 if sd > 0 else math.nan
+    return PairedDifference(
+        seeds=tuple(seeds),
+        differences=tuple(float(d) for d in differences),
+        t=mean_interval(differences.tolist()),
+        bca=bootstrap_interval(differences.tolist(), seed=seed),
+        sd=sd,
+        gain=gain,
+        unpaired=tuple(sorted(set(treatment) ^ set(control))),
+    )
+
+
+def largest_healthy(healthy: Mapping[float, Sequence[bool]]) -> float | None:
+    """The largest learning rate such that it and every smaller one has at least 80 % healthy runs; None if none has.
+
+    Args:
+        healthy: learning rate -> one flag a run.
+    """
+    largest = None
+    for lr in sorted(healthy):
+        if np.mean(healthy[lr]) < HEALTHY_SHARE:
+            break
+        largest = lr
+    return largest

@@ -1,0 +1,329 @@
+"""The figures of a report. Each returns its caption, or None where the runs have nothing to show in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnexp.analysis.frame import load_history
+from bnexp.analysis.select import Effect, Selection, own_best_effects
+from bnexp.analysis.stats import mean_interval
+from bnexp.metrics import METRICS
+from bnexp.report.style import GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
+from bnexp.report.words import fixed_words, panel_note
+from bnexp.store import Store
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A drawn figure: figures/NAME.{png,svg,pdf}."""
+
+    name: str
+    title: str
+    caption: str
+
+
+def draw_figures(selection: Selection, store: Store, folder: Path) -> list[FigureFile]:
+    """Draw all that the runs support into `folder`, in reading order."""
+    import matplotlib
+
+    drawn: list[FigureFile] = []
+    with matplotlib.rc_context(RC):
+        for name, title, draw in FIGURES:
+            result = draw(selection, store)
+            if result is None:
+                continue
+            figure, caption = result
+            save(figure, folder, name)
+            drawn.append(FigureFile(name, title, f"{caption} {fixed_words(selection)}"))
+    return drawn
+
+
+Drawn = tuple[Any, str] | None
+
+
+def draw_differences(selection: Selection, store: Store) -> Drawn:
+    """Forest plot: treatment − control in each stratum, every seed's dot, mean, interval, zero and margin."""
+    effects = own_best_effects(selection)
+    if not effects:
+        return None
+    metric = METRICS[selection.metric]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.95 + 0.42 * len(effects)), layout="constrained")
+    axis = figure.subplots()
+    if selection.margin is not None:
+        reach = selection.margin * metric.scale
+        axis.axvspan(-reach, reach, color="#ececec", zorder=0, label=f"smaller than the margin, ±{reach:g}")
+    axis.axvline(0, color="black", linewidth=0.9)
+    for row, effect in enumerate(effects):
+        _forest_row(axis, len(effects) - 1 - row, effect, metric.scale)
+    axis.set_yticks(range(len(effects)), [_effect_label(e, selection) for e in reversed(effects)])
+    axis.set_ylim(-0.6, len(effects) - 0.4)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(_difference_axis(effects, metric.label))
+    if selection.margin is not None:
+        handles, labels = axis.get_legend_handles_labels()
+        legend_below(figure, handles, labels)
+    counts = sorted({effect.difference.t.num for effect in effects})
+    pairs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    caption = (
+        f"Paired differences in {metric.label}, each arm at its own best learning rate. Circles: one seed each "
+        f"(n = {pairs} pairs a row); diamond and bar: mean and 95 % t interval."
+    )
+    return figure, caption
+
+
+def draw_finals(selection: Selection, store: Store) -> Drawn:
+    """Final metric of each arm: every seed's dot, the mean and its interval, one panel a stratum."""
+    metric = METRICS[selection.metric]
+    runs = selection.reporting()
+    shown = selection.strata[:MOST_PANELS]
+    figure, axes = panels(len(shown))
+    for axis, stratum in zip(axes, shown, strict=True):
+        for index, arm in enumerate(selection.arms):
+            cell = selection.cell(runs, arm, stratum).dropna(subset=["score"])
+            _dots(axis, index, cell, metric.scale)
+        axis.set_title(stratum)
+        axis.set_xticks(range(len(selection.arms)), [arm.replace(", ", "\n") for arm in selection.arms])
+        axis.set_xlim(-0.6, len(selection.arms) - 0.4)
+        axis.grid(axis="x", visible=False)
+    label_outer(axes, x="", y=metric.label)
+    caption = (
+        f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
+        f"Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % t "
+        f"interval; ×: diverged or collapsed, scored at chance and counted in the mean.{panel_note(selection)}"
+    )
+    return figure, caption
+
+
+def draw_curves(selection: Selection, store: Store) -> Drawn:
+    """Validation accuracy over epochs, mean and seed band, at each arm's own best learning rate."""
+    runs = selection.reporting()
+    history = load_history(store, list(runs["run_id"]))
+    if history.empty or history["epoch"].max() < 2:
+        return None
+    shown = selection.strata[:MOST_PANELS]
+    figure, axes = panels(len(shown))
+    handles: dict[str, Any] = {}
+    for axis, stratum in zip(axes, shown, strict=True):
+        for index, arm in enumerate(selection.arms):
+            cell = selection.cell(runs, arm, stratum)
+            if len(cell):
+                handles.setdefault(arm, _curve(axis, index, _val_matrix(cell, history)))
+        axis.set_title(stratum)
+    label_outer(axes, x="epoch", y="validation\naccuracy (%)")
+    if len(selection.arms) > 1:
+        legend_below(figure, list(handles.values()), list(handles))
+    caption = (
+        "Learning curves, each arm at its own best learning rate. Line: mean over seeds; band: from the lowest to the "
+        f"highest seed ({_seed_counts(selection, runs)}). A diverged run counts as chance from then on.{panel_note(selection)}"
+    )
+    return figure, caption
+
+
+def draw_lr(selection: Selection, store: Store) -> Drawn:
+    """The metric over the learning rate, every seed's dot, unhealthy runs as crosses."""
+    if selection.runs["lr"].nunique() < 2:
+        return None
+    caption = (
+        "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: diverged or "
+        f"collapsed, scored at chance and counted in the mean. {_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
+    )
+    return _lines(selection, "lr", "learning rate"), caption
+
+
+def draw_batch_size(selection: Selection, store: Store) -> Drawn:
+    """The metric over the batch size at each arm's own best learning rate."""
+    if selection.runs["batch_size"].nunique() < 2:
+        return None
+    caption = (
+        "Final result over the batch size (log scale), each arm at its own best learning rate for each batch size. "
+        "Lines: mean over seeds; small markers: one seed each; ×: diverged or collapsed, scored at chance."
+    )
+    return _lines(selection, "batch_size", "batch size"), caption
+
+
+def draw_heatmap(selection: Selection, store: Store) -> Drawn:
+    """Mean metric over learning rate × batch size, one panel an arm."""
+    runs = selection.reported_seeds(selection.runs)
+    if runs["lr"].nunique() < 2 or runs["batch_size"].nunique() < 2 or len(selection.arms) > MOST_PANELS:
+        return None
+    if runs.groupby(["arm", "lr", "batch_size", "seed"]).size().max() > 1:
+        return None  # strata would be pooled in one cell
+    metric = METRICS[selection.metric]
+    tables = {
+        arm: runs[runs["arm"] == arm].pivot_table(index="batch_size", columns="lr", values="score", aggfunc="mean")
+        for arm in selection.arms
+    }
+    low = min(float(np.nanmin(t.to_numpy())) for t in tables.values()) * metric.scale
+    high = max(float(np.nanmax(t.to_numpy())) for t in tables.values()) * metric.scale
+    figure, axes = panels(len(tables), sharex=False)
+    for axis, (arm, table) in zip(axes, tables.items(), strict=True):
+        sick = runs[runs["arm"] == arm].pivot_table(
+            index="batch_size", columns="lr", values="healthy", aggfunc=lambda flags: int((~flags).sum())
+        )
+        image = _heat(axis, table * metric.scale, sick, low, high)
+        axis.set_title(arm)
+    label_outer(axes, x="learning rate", y="batch size")
+    figure.colorbar(image, ax=axes, label=metric.label, shrink=0.8)
+    caption = (
+        f"Mean {metric.label} over learning rate and batch size; brighter is better. Where runs diverged or collapsed, "
+        f"×k says how many; they are scored at chance. {_seed_counts(selection, runs)}."
+    )
+    return figure, caption
+
+
+FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
+    ("differences", "What the change does", draw_differences),
+    ("final", "Where each arm ends", draw_finals),
+    ("learning-rate", "Across learning rates", draw_lr),
+    ("batch-size", "Across batch sizes", draw_batch_size),
+    ("lr-batch-size", "Learning rate and batch size", draw_heatmap),
+    ("curves", "How each arm gets there", draw_curves),
+)
+
+
+def _forest_row(axis: Any, y: int, effect: Effect, scale: float) -> None:
+    difference = effect.difference
+    values = np.array(difference.differences) * scale
+    jitter = 0.13 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
+    axis.plot(values, y + jitter, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=0.8)
+    if np.isfinite(difference.t.low):
+        axis.plot([difference.t.low * scale, difference.t.high * scale], [y, y], color="#0072B2", linewidth=2.4)
+    axis.plot([difference.t.mean * scale], [y], "D", color="#0072B2", markersize=6, markeredgecolor="white")
+
+
+def _effect_label(effect: Effect, selection: Selection) -> str:
+    contrast = f"{effect.treatment} − {effect.control}"
+    if len(selection.pairs) == 1:
+        return effect.stratum or contrast
+    return f"{effect.stratum}: {contrast}" if effect.stratum else contrast
+
+
+def _difference_axis(effects: Sequence[Effect], label: str) -> str:
+    contrasts = {(e.control, e.treatment) for e in effects}
+    name, _, unit = label.partition(" (")
+    unit = "points" if unit.startswith("%") else unit.rstrip(")")
+    if len(contrasts) > 1:
+        return f"difference in {name} ({unit}); right of 0, the first named is higher"
+    ((control, treatment),) = contrasts
+    return f"{treatment} − {control}, {name} ({unit})\n← {control} higher      {treatment} higher →"
+
+
+def _dots(axis: Any, index: int, cell: pd.DataFrame, scale: float) -> None:
+    if cell.empty:
+        return
+    look = look_of(index)
+    values = cell["score"].to_numpy() * scale
+    x = index + 0.22 + (0.1 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1))
+    healthy = cell["healthy"].to_numpy()
+    axis.plot(x[healthy], values[healthy], look.marker, color=look.color, markersize=3.2, alpha=0.75, markeredgewidth=0)
+    axis.plot(x[~healthy], values[~healthy], "x", color=look.color, markersize=5.5, markeredgewidth=1.5)
+    estimate = mean_interval(values.tolist())
+    if np.isfinite(estimate.low):
+        axis.plot([index - 0.12] * 2, [estimate.low, estimate.high], color=look.color, linewidth=2)
+    axis.plot([index - 0.12], [estimate.mean], look.marker, color=look.color, markersize=7, markeredgecolor="white")
+
+
+def _val_matrix(cell: pd.DataFrame, history: pd.DataFrame) -> np.ndarray:
+    """(seeds, epochs) validation accuracy; what a diverged run did not reach counts as chance."""
+    epochs = int(cell["epochs"].max())
+    rows = []
+    for run_id, chance in zip(cell["run_id"], cell["chance_accuracy"], strict=True):
+        values = np.full(epochs, float(chance))
+        own = history[history["run_id"] == run_id]
+        measured = own["val_accuracy"].astype("float64").fillna(float(chance))
+        values[own["epoch"].to_numpy(dtype=int) - 1] = measured
+        rows.append(values)
+    return np.array(rows)
+
+
+def _curve(axis: Any, index: int, values: np.ndarray) -> Any:
+    look = look_of(index)
+    x = np.arange(1, values.shape[1] + 1)
+    axis.fill_between(x, 100 * values.min(0), 100 * values.max(0), color=look.color, alpha=0.18, linewidth=0)
+    (line,) = axis.plot(x, 100 * values.mean(0), color=look.color, linestyle=look.line, linewidth=1.6)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return line
+
+
+def _at(selection: Selection) -> pd.DataFrame:
+    return selection.reported_seeds(selection.runs)
+
+
+def _lines(selection: Selection, key: str, label: str) -> Any:
+    """Score over a key on a log axis, a line an arm, a panel a stratum (less the key itself)."""
+    metric = METRICS[selection.metric]
+    runs = (_at(selection) if key == "lr" else selection.reporting()).copy()
+    if key == "batch_size":
+        runs["stratum"] = [_without_batch_size(stratum) for stratum in runs["stratum"]]
+    strata = list(dict.fromkeys(s for s in runs["stratum"]))[:MOST_PANELS]
+    if key == "lr":
+        strata = list(selection.strata[:MOST_PANELS])
+    figure, axes = panels(len(strata))
+    handles: dict[str, Any] = {}
+    for axis, stratum in zip(axes, strata, strict=True):
+        for index, arm in enumerate(selection.arms):
+            cell = selection.cell(runs, arm, stratum).dropna(subset=["score"])
+            if len(cell):
+                handles.setdefault(arm, _line(axis, index, cell, key, metric.scale))
+        axis.set_xscale("log")
+        axis.set_title(stratum)
+    ticks = sorted(runs[key].unique())
+    if len(ticks) <= 4:
+        for axis in axes:
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+    label_outer(axes, x=label, y=metric.label)
+    legend_below(figure, list(handles.values()), list(handles))
+    return figure
+
+
+def _line(axis: Any, index: int, cell: pd.DataFrame, key: str, scale: float) -> Any:
+    look = look_of(index)
+    means = cell.groupby(key, sort=True)["score"].mean() * scale
+    shift = 1.03 ** (2 * (index % 4) - 1)  # side by side, so that arms do not hide one another
+    for healthy, marker, size in ((True, look.marker, 3.0), (False, "x", 5.0)):
+        part = cell[cell["healthy"] == healthy]
+        edge = 0 if healthy else 1.3
+        axis.plot(
+            part[key] * shift, part["score"] * scale, marker, color=look.color, markersize=size, alpha=0.6, markeredgewidth=edge
+        )
+    (line,) = axis.plot(
+        means.index.to_numpy() * shift, means.to_numpy(), color=look.color, linestyle=look.line, marker=look.marker,
+        markersize=5, linewidth=1.6, markeredgecolor="white",
+    )  # fmt: skip
+    return line
+
+
+def _heat(axis: Any, table: pd.DataFrame, sick: pd.DataFrame, low: float, high: float) -> Any:
+    values = table.to_numpy()
+    image = axis.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    axis.grid(visible=False)
+    axis.set_xticks(range(table.shape[1]), [f"{lr:g}" for lr in table.columns])
+    axis.set_yticks(range(table.shape[0]), [f"{size:g}" for size in table.index])
+    for row in range(table.shape[0]):
+        for column in range(table.shape[1]):
+            value = values[row, column]
+            if not np.isfinite(value):
+                continue
+            bad = int(sick.to_numpy()[row, column])
+            text = f"{value:.1f}" + (f"\n×{bad}" if bad else "")
+            bright = value > (low + high) / 2
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="black" if bright else "white")
+    return image
+
+
+def _without_batch_size(stratum: str) -> str:
+    return ", ".join(word for word in stratum.split(", ") if not word.startswith("batch_size "))
+
+
+def _seed_counts(selection: Selection, runs: pd.DataFrame) -> str:
+    counts = sorted(set(runs.groupby(["arm", "stratum", "lr"]).size())) or [0]
+    return f"n = {counts[0]} seeds" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} seeds"

@@ -1,0 +1,93 @@
+"""How figures look: readable in print, in grey and by colour-blind readers, and the same bytes every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Okabe & Ito 2008; marker and line style repeat what the colour says
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)), (0, (7, 2)), (0, (2, 2)), "-")
+GREY = "#5a5a5a"
+PANEL_INCHES = (2.6, 2.2)
+MOST_COLUMNS = 3
+MOST_PANELS = 12
+
+RC = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bnexp",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """The colour, marker and line of an arm."""
+
+    color: str
+    marker: str
+    line: Any
+
+
+def look_of(index: int) -> Look:
+    """The look of the arm at this place; places beyond the palette come round again with the same look."""
+    k = index % len(COLORS)
+    return Look(COLORS[k], MARKERS[k], LINES[k])
+
+
+def panels(count: int, *, size: tuple[float, float] = PANEL_INCHES, sharex: bool = True) -> tuple[Any, list[Any]]:
+    """A figure and its `count` axes in a grid that shares its axes; legends go below, so they cover no data."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, MOST_COLUMNS)
+    rows = -(-count // columns)
+    width = max(3.4, size[0] * columns + 0.6)
+    figure = Figure(figsize=(width, size[1] * rows + 0.75), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=True)
+    axes = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    for index in range(count):  # a panel with nothing below it keeps its tick labels
+        if index + columns >= count:
+            axes[index].xaxis.set_tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def label_outer(axes: Sequence[Any], *, x: str, y: str) -> None:
+    """Axis labels at the left column and under the lowest panel of each column."""
+    columns = min(len(axes), MOST_COLUMNS)
+    for index, axis in enumerate(axes):
+        if index % columns == 0:
+            axis.set_ylabel(y)
+        if index + columns >= len(axes):
+            axis.set_xlabel(x)
+
+
+def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), MOST_COLUMNS + 1), frameon=False
+    )
+
+
+def save(figure: Any, folder: Path, name: str) -> None:
+    """PNG, SVG and PDF without dates, so that the same records give the same bytes."""
+    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})

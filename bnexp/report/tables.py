@@ -1,0 +1,169 @@
+"""The tables of a report: CSV with stored numbers, Markdown and LaTeX with shown ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bnexp.analysis.select import Effect, Selection, healthy_limits, own_best_effects, same_lr_effects
+from bnexp.analysis.stats import Estimate, mean_interval
+from bnexp.metrics import METRICS, Metric
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table twice: `exact` in stored units for machines, `shown` as text for readers."""
+
+    name: str
+    title: str
+    exact: pd.DataFrame
+    shown: pd.DataFrame
+
+
+def make_tables(selection: Selection) -> list[Table]:
+    """All tables that the runs support, in reading order."""
+    tables = [arms_table(selection)]
+    effects = own_best_effects(selection)
+    if effects:
+        title = "Paired differences, each arm at its own best learning rate"
+        tables.append(effects_table("differences", title, effects, selection))
+    if selection.runs["lr"].nunique() > 1:
+        same = same_lr_effects(selection)
+        if same:
+            title = "Paired differences at the same learning rate"
+            tables.append(effects_table("differences-same-lr", title, same, selection))
+        tables.append(limits_table(selection))
+    return tables
+
+
+def arms_table(selection: Selection) -> Table:
+    """A row for each arm and stratum: how its runs ended, its learning rate, and the metric with its interval."""
+    metric = METRICS[selection.metric]
+    reporting = selection.reporting()
+    exact, shown = [], []
+    for stratum in selection.strata:
+        for arm in selection.arms:
+            cell = selection.cell(reporting, arm, stratum)
+            if cell.empty:
+                continue
+            scores = cell["score"].dropna()
+            estimate = mean_interval(scores.tolist()) if len(scores) else Estimate(math.nan, math.nan, math.nan, 0)
+            counts = {status: int((cell["status"] == status).sum()) for status in ("finished", "diverged", "collapsed")}
+            lr = selection.best_lr[arm, stratum]
+            key = {"stratum": stratum, "arm": arm, "lr": lr, "n": len(cell)}
+            exact.append(
+                {**key, **counts, metric.name: estimate.mean, "low": estimate.low, "high": estimate.high,
+                 "num_params": int(cell["num_params"].iloc[0]), "run_ids": " ".join(cell["run_id"])}
+            )  # fmt: skip
+            unhealthy = ", ".join(f"{counts[s]} {s}" for s in ("diverged", "collapsed") if counts[s]) or "none"
+            shown.append(
+                {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}", "n": str(len(cell)),
+                 metric.label: _interval(estimate, metric), "diverged or collapsed": unhealthy}
+            )  # fmt: skip
+    return _table("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)
+
+
+def effects_table(name: str, title: str, effects: Sequence[Effect], selection: Selection) -> Table:
+    """A row for each comparison: mean, both intervals, spread, what pairing gained, and who had no partner."""
+    metric = METRICS[selection.metric]
+    exact, shown = [], []
+    for effect in effects:
+        d = effect.difference
+        contrast = f"{effect.treatment} − {effect.control}"
+        key = {"stratum": effect.stratum, "treatment": effect.treatment, "control": effect.control}
+        lr = {} if effect.lr is None else {"lr": effect.lr}
+        exact.append(
+            {**key, **lr, "n": d.t.num, "mean": d.t.mean, "t_low": d.t.low, "t_high": d.t.high, "bca_low": d.bca.low,
+             "bca_high": d.bca.high, "sd": d.sd, "pairing_gain": d.gain, "unpaired_seeds": " ".join(map(str, d.unpaired))}
+        )  # fmt: skip
+        shown.append(
+            {"stratum": effect.stratum, "difference": contrast, **({} if effect.lr is None else {"learning rate": f"{effect.lr:g}"}),
+             "n": str(d.t.num), f"mean [95 % t] ({_unit(metric)})": _interval(d.t, metric, sign=True),
+             "95 % BCa": _bounds(d.bca, metric), "SD": _number(d.sd, metric), "pairing gain": _gain(d.gain),
+             "seeds without a partner": " ".join(map(str, d.unpaired)) or "none"}
+        )  # fmt: skip
+    return _table(name, title, exact, shown, selection)
+
+
+def limits_table(selection: Selection) -> Table:
+    """The largest learning rate up to which at least 80 % of an arm's runs stay healthy."""
+    exact, shown = [], []
+    for (arm, stratum), limit in healthy_limits(selection).items():
+        ladder = selection.cell(selection.runs, arm, stratum)["lr"]
+        key = {"stratum": stratum, "arm": arm}
+        top = limit == ladder.max()
+        exact.append({**key, "largest_healthy_lr": limit, "smallest_tried": ladder.min(), "largest_tried": ladder.max()})
+        text = "below the ladder" if limit is None else f"{limit:g}{' or more (end of the ladder)' if top else ''}"
+        shown.append({**key, "largest healthy learning rate": text, "tried": f"{ladder.min():g} to {ladder.max():g}"})
+    return _table("largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection)
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """tables/NAME.{csv,md,tex}."""
+    for table in tables:
+        table.exact.to_csv(folder / f"{table.name}.csv", index=False, lineterminator="\n")
+        (folder / f"{table.name}.md").write_text(markdown(table.shown))
+        (folder / f"{table.name}.tex").write_text(latex(table))
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A Markdown table."""
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+    return "".join("| " + " | ".join(str(word).replace("|", "\\|") for word in line) + " |\n" for line in lines)
+
+
+def latex(table: Table) -> str:
+    """A booktabs table."""
+    columns = " & ".join(_tex(str(column)) for column in table.shown.columns)
+    rows = "".join(" & ".join(_tex(str(word)) for word in row) + " \\\\\n" for row in table.shown.to_numpy().tolist())
+    return (
+        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{_tex(table.title)}}}\n\\begin{{tabular}}{{{'l' * table.shown.shape[1]}}}\n\\toprule\n"
+        f"{columns} \\\\\n\\midrule\n{rows}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def _table(
+    name: str, title: str, exact: list[dict[str, object]], shown: list[dict[str, object]], selection: Selection
+) -> Table:
+    frame = pd.DataFrame(shown)
+    if len(selection.strata) == 1 and not selection.strata[0]:
+        frame = frame.drop(columns="stratum")
+    return Table(name, title, pd.DataFrame(exact), frame)
+
+
+def _unit(metric: Metric) -> str:
+    return "points" if metric.unit == "fraction" else metric.shown_unit
+
+
+def _number(value: float, metric: Metric, *, sign: bool = False) -> str:
+    if not math.isfinite(value):
+        return "—"
+    text = f"{value * metric.scale:{'+' if sign else ''}.{metric.digits}f}"
+    return text.replace("-", "−")
+
+
+def _bounds(estimate: Estimate, metric: Metric) -> str:
+    if not math.isfinite(estimate.low):
+        return "—"
+    return f"[{_number(estimate.low, metric)}, {_number(estimate.high, metric)}]"
+
+
+def _interval(estimate: Estimate, metric: Metric, *, sign: bool = False) -> str:
+    bounds = _bounds(estimate, metric)
+    return _number(estimate.mean, metric, sign=sign) + ("" if bounds == "—" else f" {bounds}")
+
+
+def _gain(value: float) -> str:
+    return f"{value:.1f}×" if math.isfinite(value) else "—"
+
+
+def _tex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
+                           ("−", "$-$"), ("×", r"$\times$"), ("—", "---"), ("±", r"$\pm$")):  # fmt: skip
+        text = text.replace(plain, escaped)
+    return text

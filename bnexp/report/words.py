@@ -1,0 +1,95 @@
+"""Sentences made by rule from numbers: they would say the opposite if the numbers did."""
+
+from __future__ import annotations
+
+import math
+
+from bnexp.analysis.select import Effect, Selection
+from bnexp.metrics import METRICS
+from bnexp.report.style import MOST_PANELS
+
+SHOWN_FIXED = ("data.name", "model.name", "model.depth", "model.width", "model.activation", "model.init", "norm.kind",
+               "optim.name", "lr", "batch_size", "epochs", "schedule.name", "data.augment", "precision")  # fmt: skip
+
+
+def reading(effect: Effect, selection: Selection) -> str:
+    """One cautious line for one comparison."""
+    metric = METRICS[selection.metric]
+    unit = "points" if metric.unit == "fraction" else metric.shown_unit
+    estimate = effect.difference.t
+    where = f"{effect.stratum}: " if effect.stratum else ""
+    name = f"{where}{effect.treatment} − {effect.control}"
+    mean = f"{estimate.mean * metric.scale:+.{metric.digits}f} {unit}"
+    if not math.isfinite(estimate.low):
+        return f"{name}: {mean}, n = {estimate.num} pair: no interval, so nothing can be said."
+    low, high = (f"{bound * metric.scale:+.{metric.digits}f}" for bound in (estimate.low, estimate.high))
+    return f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+
+
+def _judgement(effect: Effect, selection: Selection) -> str:
+    estimate, metric = effect.difference.t, METRICS[selection.metric]
+    excludes = estimate.low > 0 or estimate.high < 0
+    higher = effect.treatment if estimate.mean > 0 else effect.control
+    text = f"the interval excludes 0; {higher} is higher" if excludes else "the interval includes 0"
+    if selection.margin is None:
+        return text
+    shown = f"{selection.margin * metric.scale:g}"
+    if max(abs(estimate.low), abs(estimate.high)) < selection.margin:
+        return f"{text}, and all of it lies within the margin of ±{shown}"
+    if excludes:
+        size = "at least" if abs(estimate.mean) >= selection.margin else "less than"
+        return f"{text}, on average by {size} the margin of {shown}"
+    return f"{text} and reaches beyond the margin of ±{shown}: undecided"
+
+
+def fixed_words(selection: Selection) -> str:
+    """`Fixed: data digits, model cnn, ...` for captions."""
+    words = [
+        f"{key.removesuffix('.name')} {value:g}" if isinstance(value, float) else f"{key.removesuffix('.name')} {value}"
+        for key in SHOWN_FIXED
+        if (value := selection.fixed.get(key)) is not None
+    ]
+    return f"Fixed: {', '.join(words)}." if words else ""
+
+
+def panel_note(selection: Selection) -> str:
+    """Says so where there are more strata than panels."""
+    missing = len(selection.strata) - MOST_PANELS
+    return f" Shown: the first {MOST_PANELS} of {len(selection.strata)} strata; the tables have all." if missing > 0 else ""
+
+
+def notes(selection: Selection) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    found = []
+    if selection.tuning_seeds and not selection.shared_seeds:
+        seeds = ", ".join(map(str, selection.tuning_seeds))
+        found.append(
+            f"Each arm's own best learning rate was chosen by mean validation accuracy over the tuning seeds {seeds}, "
+            "which are not reported."
+        )
+    elif selection.tuning_seeds:
+        found.append(
+            "Each arm's own best learning rate was chosen by mean validation accuracy over the same seeds that are "
+            "reported: the chosen results are slightly optimistic."
+        )
+    edges = _edges(selection)
+    if edges:
+        found.append(
+            f"The best learning rate lies at the end of the ladder for {'; '.join(edges)}: a wider ladder could do better there."
+        )
+    if selection.confounded:
+        found.append(f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them.")
+    scored = selection.reporting()
+    smallest = scored.groupby(["arm", "stratum"]).size().min() if len(scored) else 0
+    if smallest < 6:
+        found.append(f"Some arms have only {smallest} reported seed{'s' * (smallest != 1)}; under six, no comparison can be defended.")
+    return found
+
+
+def _edges(selection: Selection) -> list[str]:
+    edges = []
+    for (arm, stratum), lr in selection.best_lr.items():
+        tried = selection.cell(selection.runs, arm, stratum)["lr"]
+        if tried.nunique() > 1 and lr in (tried.min(), tried.max()):
+            edges.append(f"{arm}{f' ({stratum})' if stratum else ''} at {lr:g}")
+    return edges
