@@ -86,7 +86,7 @@ class Store:
         path = self.run_dir(run_id) / "record.json"
         try:
             raw = read_json(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             return RunRecord.from_dict(raw)
@@ -105,7 +105,7 @@ class Store:
         try:
             with os.scandir(self.root / "runs") as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def write_record(self, record: RunRecord) -> None:

@@ -142,9 +142,7 @@ class GhostNorm:
     replaces_bias = True
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
-        return GhostBatchNorm(
-            num_features, self.ghost_size, eps=self.eps, momentum=self.momentum, affine=self.affine
-        )
+        return GhostBatchNorm(num_features, self.ghost_size, eps=self.eps, momentum=self.momentum, affine=self.affine)
 
 
 class GhostBatchNorm(nn.Module):
@@ -215,7 +213,7 @@ class GhostBatchNorm(nn.Module):
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor) -> None:
         self.num_batches_tracked += 1
-        weight = 1.0 / self.num_batches_tracked.float() if self.momentum is None else self.momentum
+        weight = 1.0 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
         self.running_mean += weight * (mean - self.running_mean)
         self.running_var += weight * (var - self.running_var)
 

@@ -1,0 +1,44 @@
+"""What tests share: the command line in a folder of its own, and tiny image folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Bnexp = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def bnexp(tmp_path: Path) -> Bnexp:
+    """Run the command line as a user does: a process of its own, in an empty folder."""
+
+    def run(*argv: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BNEXP_")}
+        environment |= {"BNEXP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "bnexp", *argv]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes, bright and dark, of twelve training and four test images, 12×10 pixels."""
+    from PIL import Image
+
+    root = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name, level in (("bright", 200), ("dark", 40)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(level - 30, level + 30, (10, 12, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root

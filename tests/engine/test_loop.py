@@ -1,0 +1,192 @@
+"""Training itself: against a loop written out by hand, from checkpoints, to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bnexp.compose import request_from_argv
+from bnexp.config import RunConfig, ScheduleConfig
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, load_host_data, to_device
+from bnexp.engine.checkpoint import load_checkpoint
+from bnexp.engine.loop import Checkpointing, Row, evaluate, train_run
+from bnexp.engine.schedule import lr_factor
+from bnexp.seeding import seed_for
+
+CPU = torch.device("cpu")
+TIMES = ("train_seconds", "images_per_second")
+
+
+def compose(*overrides: str) -> RunConfig:
+    base = {"exec.precision": "fp32", "data.train_limit": "200", "epochs": "3"}
+    base |= dict(override.split("=", 1) for override in overrides)
+    (config,) = request_from_argv([f"{key}={value}" for key, value in base.items()]).configs
+    return config
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return to_device(load_host_data(compose().data, None), CPU)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def untimed(history: list[Row]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in history]
+
+
+def test_training_is_the_textbook_loop_written_out(data: DeviceData) -> None:
+    config = compose("schedule=constant", "epochs=2", "lr=0.02", "optim.weight_decay=0.01")
+    outcome = train_run(config, data, CPU)
+
+    model = build_network(config, in_channels=1, image_size=8, num_classes=10)
+    init_network(model, config)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    velocity = {p: torch.zeros_like(p) for p in model.parameters()}
+    x = (data.train_x.float() / 255 - data.train_x.float().mean() / 255) / (data.train_x.float().std(correction=0) / 255)
+    losses = []
+    for epoch in range(2):
+        generator = torch.Generator().manual_seed(seed_for(0, "order", epoch))
+        order = torch.randperm(200, generator=generator)
+        total = 0.0
+        for k in range(3):  # 200 // 64: the incomplete batch is left out
+            index = order[64 * k : 64 * (k + 1)]
+            loss = F.cross_entropy(model(x[index]), data.train_y[index])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g in zip(model.parameters(), gradients, strict=True):
+                    velocity[p] = 0.9 * velocity[p] + g + (0.01 * p if any(p is q for q in decayed) else 0)
+                    p -= 0.02 * velocity[p]
+            total += loss.item() / 3
+        losses.append(total)
+    assert [row["train_loss"] for row in outcome.history] == pytest.approx(losses, rel=1e-4)
+    _, accuracy = evaluate(model, data.test_x, data.test_y, data, "fp32")
+    assert outcome.final["test_accuracy"] == pytest.approx(accuracy, abs=0.01)
+
+
+def test_same_seed_is_bitwise_the_same_history_and_another_is_not(data: DeviceData) -> None:
+    config = compose("data.augment=crop_flip")
+    first, second = train_run(config, data, CPU), train_run(config, data, CPU)
+    assert untimed(first.history) == untimed(second.history)
+    assert {k: v for k, v in first.final.items() if k != "train_seconds"} == {
+        k: v for k, v in second.final.items() if k != "train_seconds"
+    }
+    other = train_run(dataclasses.replace(config, seed=1), data, CPU)
+    assert untimed(other.history) != untimed(first.history)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("overrides", [(), ("optim=adamw", "lr=0.002"), ("norm=ghost", "exec.precision=bf16"),
+                                       ("optim=rmsprop", "lr=0.002", "schedule=onecycle", "data.augment=crop")])  # fmt: skip
+def test_resumed_run_is_bitwise_the_uninterrupted_one(data: DeviceData, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    config = compose(*[o for o in overrides if not o.startswith("exec")])
+    if "exec.precision=bf16" in overrides:
+        config = dataclasses.replace(config, precision="bf16")
+    whole = train_run(config, data, CPU)
+    checkpointing = Checkpointing(tmp_path / "checkpoint", every_seconds=0)
+
+    def die_in_the_third_epoch(row: Row) -> None:
+        if row["epoch"] == 3:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train_run(config, data, CPU, checkpointing=checkpointing, on_epoch=die_in_the_third_epoch)
+    seen: list[int] = []
+    resumed = train_run(config, data, CPU, checkpointing=checkpointing, on_epoch=lambda row: seen.append(row["epoch"]))
+    assert seen == [3]
+    assert untimed(resumed.history) == untimed(whole.history)
+    assert resumed.final["test_loss"] == whole.final["test_loss"]
+
+
+def test_a_broken_checkpoint_starts_over(tmp_path: Path) -> None:
+    for content in (b"", b"garbage", b"PK\x03\x04 torn"):
+        (tmp_path / "checkpoint").write_bytes(content)
+        assert load_checkpoint(tmp_path / "checkpoint", CPU) is None
+
+
+def test_training_ends_early_when_the_loss_is_not_finite(data: DeviceData) -> None:
+    outcome = train_run(compose("lr=1e6", "norm=none"), data, CPU)
+    assert outcome.status == "diverged"
+    assert len(outcome.history) < 3
+    assert outcome.final["test_accuracy"] is None
+    assert 0.05 < (outcome.final["chance_accuracy"] or 0) < 0.15
+
+
+def test_training_that_learns_nothing_has_collapsed(data: DeviceData) -> None:
+    outcome = train_run(compose("lr=1e-12", "norm=none", "epochs=1", "model.init_gain=1e-6"), data, CPU)
+    assert outcome.status == "collapsed"
+    assert math.isfinite(outcome.final["test_loss"] or math.nan)
+    assert train_run(compose("epochs=8"), data, CPU).status == "finished"
+
+
+def test_bf16_is_close_to_fp32_and_not_the_same(data: DeviceData) -> None:
+    config = compose("epochs=1")
+    fp32, bf16 = train_run(config, data, CPU), train_run(dataclasses.replace(config, precision="bf16"), data, CPU)
+    a, b = fp32.history[0]["train_loss"], bf16.history[0]["train_loss"]
+    assert a != b
+    assert b == pytest.approx(a, rel=0.02)
+
+
+def test_label_smoothing_and_clipping_act(data: DeviceData) -> None:
+    plain = train_run(compose("epochs=1"), data, CPU).history[0]["train_loss"]
+    smooth = train_run(compose("epochs=1", "optim.label_smoothing=0.2"), data, CPU).history[0]["train_loss"]
+    assert smooth != plain
+    clipped = train_run(compose("epochs=1", "lr=0.5", "optim.momentum=0", "optim.clip_norm=1e-9"), data, CPU)
+    still = train_run(compose("epochs=1", "lr=1e-12", "optim.momentum=0"), data, CPU)
+    assert clipped.history[0]["train_loss"] == pytest.approx(still.history[0]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("decay", ["weights", "all"])
+def test_weight_decay_reaches_only_what_it_should(decay: str) -> None:
+    config = compose(f"optim.decay={decay}", "optim.weight_decay=0.1", "norm.placement=after")
+    model = build_network(config, in_channels=1, image_size=8, num_classes=10)
+    optimizer = build_optimizer(model, config.optim, 0.1)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_weight = name.endswith("weight") and ".norm." not in name
+        assert (id(parameter) in decayed) == (is_weight or decay == "all"), name
+
+
+def factors(name: str, num_steps: int, steps_per_epoch: int = 10, **options: Any) -> list[float]:
+    schedule = ScheduleConfig(name, **{"warmup_epochs": 0.0, **options})
+    return [lr_factor(schedule, step=s, num_steps=num_steps, steps_per_epoch=steps_per_epoch) for s in range(num_steps)]
+
+
+def torch_lrs(make: Any, num_steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    lrs = []
+    for _ in range(num_steps):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return lrs
+
+
+def test_schedules_agree_with_torch() -> None:
+    schedulers = torch.optim.lr_scheduler
+    assert factors("cosine", 50) == pytest.approx(torch_lrs(lambda o: schedulers.CosineAnnealingLR(o, 50), 50))
+    expected = torch_lrs(lambda o: schedulers.MultiStepLR(o, [25, 38]), 50)
+    assert factors("step", 50, milestones=(0.5, 0.75), factor=0.1) == pytest.approx(expected)
+    cycle = {"peak_at": 0.3, "start_factor": 0.04, "end_factor": 4e-6}
+    one = torch_lrs(lambda o: schedulers.OneCycleLR(o, 1.0, total_steps=50, pct_start=0.3), 50)
+    assert factors("onecycle", 50, **cycle) == pytest.approx(one)
+
+
+def test_warmup_rises_linearly_to_the_peak() -> None:
+    warm = factors("constant", 30, warmup_epochs=1.0)
+    assert warm[:10] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert set(warm[10:]) == {1.0}
+    assert factors("cosine", 30, warmup_epochs=1.0)[10] == 1.0

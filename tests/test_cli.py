@@ -1,0 +1,119 @@
+"""The command line: help at once, mistakes in one line, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bnexp.cli import COMMANDS, USAGE, main
+
+Bnexp = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from bnexp.cli import main; main(['--help']); "
+        "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', 'sklearn', 'tqdm', 'yaml'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == USAGE
+    assert all(f"bnexp {command}" in USAGE for command in COMMANDS)
+
+
+def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "bnexp 0.1.0\n"
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sead=1"], "did you mean 'seed'"),
+        (["norm=btach"], "did you mean 'batch'"),
+        (["norm.placement=middle"], "before, after"),
+        (["lr=-1"], "lr: -1"),
+        (["lr=nan"], "lr: nan"),
+        (["batch_size=0"], "batch_size: 0"),
+        (["batch_size=5000"], "batch_size: 5000: there are only 1293 training examples"),
+        (["batch_size=1", "model=mlp"], "batch_size: 1: norm=batch needs more than one value per channel"),
+        (["norm=group", "norm.num_groups=3"], "norm.num_groups: 3: does not divide the 16 channels"),
+        (["model=resnet", "model.depth=21"], "6n+2"),
+        (["data.train_limit=5000"], "data.train_limit: 5000"),
+        (["data=folder"], "data.root"),
+        (["data=folder", "data.root=nowhere"], "is not a folder"),
+        (["-m", "study=typo"], "study: 'typo'"),
+        (["study=placement"], "bnexp train -m study=placement"),
+        (["results=/dev/null/here"], "cannot write to"),
+        (["exec.device=cuda"], "exec.device"),
+        (["data.image_size=16"], "data.image_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    if argv == ["exec.device=cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bnexp: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("results/runs/*"))
+
+
+def test_no_traceback_reaches_the_user(bnexp: Bnexp) -> None:
+    for argv in (["train", "norm=btach"], ["train", "batch_size=5000"], ["report"], ["report", "nosuch"], ["status", "x"]):
+        done = bnexp(*argv)
+        assert done.returncode == 2, argv
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("bnexp: ")
+
+
+def test_train_help_and_cfg_come_from_hydra(bnexp: Bnexp) -> None:
+    shown = bnexp("train", "--help")
+    assert shown.returncode == 0
+    assert "norm: batch, ghost, group, instance, layer, none" in shown.stdout
+    config = bnexp("train", "--cfg", "job", "norm=ghost")
+    assert "ghost_size: 16" in config.stdout
+
+
+def test_image_folder_end_to_end(bnexp: Bnexp, image_folder: Path) -> None:
+    argv = ("train", "data=folder", f"data.root={image_folder}", "data.image_size=8", "batch_size=8", "epochs=3",
+            "data.val_fraction=0.2", "exec.precision=fp32")  # fmt: skip
+    done = bnexp(*argv)
+    assert done.returncode == 0, done.stderr
+    assert "finished  test 100.00 %" in done.stdout
+    (image_folder / "train" / "dark" / "0.png").write_bytes(b"not an image")
+    broken = bnexp(*argv)
+    assert broken.returncode == 2
+    assert "broken image" in broken.stderr
+    assert "0.png" in broken.stderr
+
+
+def test_studies_lists_every_study_file(bnexp: Bnexp) -> None:
+    import json
+
+    rows = json.loads(bnexp("studies", "--json").stdout)["studies"]
+    assert {row["name"] for row in rows} >= {"placement", "lr-range"}
+    assert all(row["num_runs"]["small"] > 0 for row in rows)
+
+
+def test_user_launcher_trains_each_job_and_bad_input_stays_one_line(bnexp: Bnexp, tmp_path: Path) -> None:
+    argv = ("train", "-m", "hydra/launcher=basic", "seed=0,1", "epochs=1", "data.train_limit=100")
+    done = bnexp(*argv)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("results/runs/*/record.json"))) == 2
+    bad = bnexp(*argv, "lr=-1")
+    assert bad.returncode == 2
+    assert "bnexp: lr: -1" in bad.stderr

@@ -1,0 +1,69 @@
+"""Who may import whom, as CONTRIBUTING.md states it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import bnexp
+
+ROOT = Path(bnexp.__file__).parent
+# module or package -> what of bnexp it may import, besides itself, errors and metrics
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "metrics": set(),
+    "seeding": set(),
+    "config": set(),
+    "identity": {"config"},
+    "records": {"config"},
+    "store": {"records"},
+    "study": {"config", "identity"},
+    "request": {"config", "study"},
+    "compose": {"config", "request", "study"},
+    "nn": set(),
+    "data": set(),
+    "engine": {"nn", "data", "config", "identity", "records", "seeding", "store"},
+    "analysis": {"records", "store", "study"},
+    "report": {"analysis", "store", "study"},
+    "runner": {"config", "engine", "identity", "records", "request", "store", "study"},
+    "plan": {"config", "engine", "identity", "request", "runner"},
+    "status": {"records", "store", "compose"},
+    "cli": {"compose", "runner", "plan", "status", "report", "store"},
+    "__main__": {"cli"},
+}
+WITHOUT_TORCH = ("config", "identity", "records", "store", "study", "request", "analysis", "report", "errors", "metrics")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "bnexp" else {node.module}
+    return names
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+
+
+def test_imports_go_one_way() -> None:
+    for path in sources():
+        part = part_of(path)
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("bnexp.")} - {"__version__"}
+        extra = ours - {part, "errors", "metrics"} - ALLOWED[part]
+        assert not extra, f"{path.relative_to(ROOT)} imports {sorted(extra)}"
+
+
+def test_only_compose_imports_hydra_and_reading_never_needs_torch() -> None:
+    for path in sources():
+        roots = {name.split(".")[0] for name in imported(path)}
+        part = part_of(path)
+        assert part == "compose" or not roots & {"hydra", "omegaconf"}, path
+        assert part not in WITHOUT_TORCH or not roots & {"torch", "torchvision"}, path
