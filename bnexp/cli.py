@@ -25,7 +25,8 @@ USAGE = """bnexp: the laboratory for batch normalization
 
 status and report take --results DIR, train and plan take results=DIR; both default to results/ or $BNEXP_RESULTS.
 Data sets lie in data.root, by default data/ or $BNEXP_DATA.
-Exit status: 0 every run finished (a diverged run has finished), 1 a run crashed, 2 a mistake in the call, 130 interrupted.
+Exit status: 0 every run finished (a diverged run has finished), 1 a run crashed, 2 a mistake in the call,
+130 interrupted.
 """
 
 
@@ -87,7 +88,9 @@ def _report(argv: list[str]) -> int:
     import argparse
     from pathlib import Path
 
-    parser = argparse.ArgumentParser("bnexp report", description="Figures, tables and one HTML page, from the records alone.")
+    parser = argparse.ArgumentParser(
+        "bnexp report", description="Figures, tables and one HTML page, from the records alone."
+    )
     parser.add_argument("study", nargs="*", help="studies; without any, every run in the results folder")
     parser.add_argument("--results", type=Path, default=Path(os.environ.get("BNEXP_RESULTS", "results")))
     parser.add_argument("--out", type=Path, help="folder of the report, by default RESULTS/reports/STUDY")

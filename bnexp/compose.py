@@ -145,7 +145,9 @@ def _expand_study(parsed: _Argv) -> tuple[list[str], StudyRequest | None]:
     if tier not in spec.tiers:
         raise ConfigError("tier", got=tier, choices=[t for t in TIERS if t in spec.tiers], hint=f"tiers of {name}")
     if not parsed.multirun:
-        raise ConfigError("study", got=name, hint=f"a study is a grid of runs; ask for it with -m: bnexp train -m study={name}")
+        raise ConfigError(
+            "study", got=name, hint=f"a study is a grid of runs; ask for it with -m: bnexp train -m study={name}"
+        )
     own_keys = {o.partition("=")[0] for o in own}
     declared = {k: v for k, v in spec.overrides(tier).items() if k not in own_keys}
     changes = tuple(o for o in own if not _is_outside_study(o.partition("=")[0]))
@@ -188,9 +190,13 @@ def _split_overrides(overrides: list[str], parsed: _Argv) -> tuple[dict[str, str
             plain[key] = text.partition("=")[2]
             continue
         if not parsed.multirun:
-            raise ConfigError(key, got=text.partition("=")[2], hint=f"several values are a grid; add -m: bnexp train -m {text}")
+            raise ConfigError(
+                key, got=text.partition("=")[2], hint=f"several values are a grid; add -m: bnexp train -m {text}"
+            )
         if _is_outside_study(key):
-            raise ConfigError(key, got=text.partition("=")[2], hint="where runs are executed cannot be an axis of a grid")
+            raise ConfigError(
+                key, got=text.partition("=")[2], hint="where runs are executed cannot be an axis of a grid"
+            )
         axes[key] = [str(value) for value in override.sweep_string_iterator()]
     return plain, axes
 
@@ -327,7 +333,7 @@ class _one_line_errors:
 
 def _yaml_error(error: yaml.YAMLError, path: Path | None) -> ConfigError:
     mark = getattr(error, "problem_mark", None)
-    where = str(path or getattr(mark, "name", "a YAML file"))
+    where = str(path) if path is not None else str(getattr(mark, "name", "a YAML file"))
     line = "" if mark is None else f" line {mark.line + 1}"
     problem = getattr(error, "problem", None) or _first_line(error)
     return ConfigError("YAML", got=f"{where}{line}", hint=f"syntax error: {problem}")

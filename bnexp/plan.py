@@ -33,7 +33,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         "done": plan.count("done"),
         "resume": plan.count("resume"),
         "todo": plan.count("todo") + plan.count("retry"),
-        "minutes": round(seconds / 60, 2),
+        "minutes": round(seconds / 60, 4),
         "peak_mib": round(peak_mib * plan.slots),
         "power": None,
     }
@@ -77,7 +77,11 @@ def _time_step(config: RunConfig, worker: Worker, data: DeviceData) -> float:
         if steps == 0:
             started = time.perf_counter()
         loss, _ = train_step(
-            model, optimizer, config, normalize(data.train_x[: config.batch_size], data), data.train_y[: config.batch_size]
+            model,
+            optimizer,
+            config,
+            normalize(data.train_x[: config.batch_size], data),
+            data.train_y[: config.batch_size],
         )
         loss.item()
         steps += 1

@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bnexp.errors import ConfigError
 from bnexp.records import RunRecord
@@ -46,7 +47,7 @@ def print_studies(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     from bnexp.compose import list_studies
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": spec.name,
             "number": spec.number,
@@ -74,7 +75,9 @@ def _run_ids(store: Store, study: str | None) -> list[str]:
     frozen = store.study(study)
     if frozen is None:
         names = store.study_names()
-        raise ConfigError("study", got=study, choices=names, hint="" if names else f"no study was started in {store.root}")
+        raise ConfigError(
+            "study", got=study, choices=names, hint="" if names else f"no study was started in {store.root}"
+        )
     return list(frozen["run_ids"])
 
 
@@ -102,5 +105,3 @@ def _unfinished(store: Store, run_id: str) -> str:
     if store.is_locked(run_id):
         return "training"
     return "interrupted" if store.run_dir(run_id).is_dir() else "not started"
-
-

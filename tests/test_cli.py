@@ -73,7 +73,13 @@ def test_a_mistake_is_one_line_and_exit_code_two(
 
 
 def test_no_traceback_reaches_the_user(bnexp: Bnexp) -> None:
-    for argv in (["train", "norm=btach"], ["train", "batch_size=5000"], ["report"], ["report", "nosuch"], ["status", "x"]):
+    for argv in (
+        ["train", "norm=btach"],
+        ["train", "batch_size=5000"],
+        ["report"],
+        ["report", "nosuch"],
+        ["status", "x"],
+    ):
         done = bnexp(*argv)
         assert done.returncode == 2, argv
         assert done.stderr.count("\n") == 1

@@ -20,7 +20,9 @@ def test_no_argument_is_one_cnn_with_batch_norm_on_digits() -> None:
 
 
 def test_grid_is_the_product_in_order_of_its_axes() -> None:
-    request = request_from_argv(["-m", "norm=none,batch", "norm.placement=before,after", "lr=0.1,1e-2", "seed=range(3)"])
+    request = request_from_argv(
+        ["-m", "norm=none,batch", "norm.placement=before,after", "lr=0.1,1e-2", "seed=range(3)"]
+    )
     assert len(request.configs) == 24
     assert len({run_id(config) for config in request.configs}) == 18  # no norm has no placement
     assert [config.seed for config in request.configs[:4]] == [0, 1, 2, 0]
@@ -103,7 +105,9 @@ def test_user_study_and_norm_from_config_dir(tmp_path: Path) -> None:
         "kind: batch\nplacement: after\neps: 1e-5\nmomentum: 0.01\naffine: true\n"
     )
     assert "mine" in list_studies(tmp_path)
-    request = request_from_argv(["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"])
+    request = request_from_argv(
+        ["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"]
+    )
     assert {config.norm.momentum for config in request.configs} == {0.01}
 
 

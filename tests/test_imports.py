@@ -31,7 +31,18 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"compose", "runner", "plan", "status", "report", "store"},
     "__main__": {"cli"},
 }
-WITHOUT_TORCH = ("config", "identity", "records", "store", "study", "request", "analysis", "report", "errors", "metrics")
+WITHOUT_TORCH = (
+    "config",
+    "identity",
+    "records",
+    "store",
+    "study",
+    "request",
+    "analysis",
+    "report",
+    "errors",
+    "metrics",
+)
 
 
 def imported(path: Path) -> set[str]:
@@ -41,7 +52,9 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "bnexp" else {node.module}
+            names |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "bnexp" else {node.module}
+            )
     return names
 
 

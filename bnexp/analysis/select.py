@@ -46,7 +46,9 @@ class Selection:
 
     def reporting(self) -> pd.DataFrame:
         """The runs at each arm's own best learning rate, tuning seeds left out."""
-        chosen = [self.best_lr[arm, stratum] for arm, stratum in zip(self.runs["arm"], self.runs["stratum"], strict=True)]
+        chosen = [
+            self.best_lr[arm, stratum] for arm, stratum in zip(self.runs["arm"], self.runs["stratum"], strict=True)
+        ]
         return self.reported_seeds(self.runs[self.runs["lr"] == chosen])
 
     def reported_seeds(self, runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +86,9 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
     metric = study.metric if study else "test_accuracy"
     varying = [key for key in config_keys(runs) if runs[key].nunique(dropna=False) > 1]
     arm_keys = _independent(runs, _arm_keys(varying, study), given=[])
-    others = [key for key in varying if key not in arm_keys and key not in ("lr", "seed") and not key.startswith("norm.")]
+    others = [
+        key for key in varying if key not in arm_keys and key not in ("lr", "seed") and not key.startswith("norm.")
+    ]
     declared = [key for key in (study.strata if study else ()) if key in others]
     strata_keys = _independent(runs, [*declared, *_names_first(others)], given=arm_keys)
     confounded = tuple(
@@ -197,7 +201,9 @@ def _word(key: str, value: object) -> str:
     """`relu` speaks for itself; a number, or a yes or no, needs its key."""
     if isinstance(value, str):
         return value
-    return f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, int | float) else f"{key.rpartition('.')[2]} {value}"
+    return (
+        f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, int | float) else f"{key.rpartition('.')[2]} {value}"
+    )
 
 
 def _absent(value: object) -> bool:

@@ -3,7 +3,8 @@
 `augment`, which needs torch, is imported by name.
 """
 
-from bnexp.data.sources import DATASETS, ImageSet, load_images
+from bnexp.data.imageset import ImageSet
+from bnexp.data.sources import DATASETS, load_images
 from bnexp.data.splits import Split, channel_statistics, split_train_val
 
 __all__ = ["DATASETS", "ImageSet", "Split", "channel_statistics", "load_images", "split_train_val"]

@@ -48,7 +48,9 @@ def load_folder(root: Path | None, *, image_size: int, cache_dir: Path | None) -
         StoreError: the cache cannot be written.
     """
     if root is None:
-        raise ConfigError("data.root", got=None, hint="data=folder needs data.root=DIR with DIR/train/CLASS/* and DIR/test/CLASS/*")
+        raise ConfigError(
+            "data.root", got=None, hint="data=folder needs data.root=DIR with DIR/train/CLASS/* and DIR/test/CLASS/*"
+        )
     classes, entries = _scan(root)
     manifest = {
         "version": CACHE_VERSION,
@@ -67,7 +69,9 @@ def load_folder(root: Path | None, *, image_size: int, cache_dir: Path | None) -
                 _write_cache(folder, manifest, entries, image_size)
                 cached = _read_cache(folder, manifest)
     except OSError as error:
-        raise StoreError(f"image cache: cannot use {str(folder)!r} ({error.strerror or error}); set BNEXP_CACHE to a folder you can write to") from error
+        raise StoreError(
+            f"image cache: cannot use {str(folder)!r} ({error.strerror or error}); set BNEXP_CACHE to another folder"
+        ) from error
     assert cached is not None
     images, fingerprint = cached
     labels = {split: np.array([e.label for e in entries if e.split == split], dtype=np.int64) for split in SPLITS}
@@ -88,12 +92,19 @@ def _scan(root: Path) -> tuple[tuple[str, ...], list[_Entry]]:
     names: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
         if not (root / split).is_dir():
-            raise DataError(f"data.root: {str(root)!r} has no folder {split!r}; expected DIR/train/CLASS/* and DIR/test/CLASS/*")
+            raise DataError(
+                f"data.root: {str(root)!r} has no folder {split!r}; expected DIR/train/CLASS/* and DIR/test/CLASS/*"
+            )
         names[split] = tuple(sorted(path.name for path in (root / split).iterdir() if _is_class(path)))
         if not names[split]:
             raise DataError(f"data.root: {str(root / split)!r} is empty; expected a folder for each class")
     if names["train"] != names["test"]:
-        only = [f"{name!r} is only in {split}" for split in SPLITS for name in names[split] if any(name not in names[s] for s in SPLITS)]
+        only = [
+            f"{name!r} is only in {split}"
+            for split in SPLITS
+            for name in names[split]
+            if any(name not in names[s] for s in SPLITS)
+        ]
         raise DataError(f"data.root: train and test of {str(root)!r} have different classes: {', '.join(only)}")
     classes = names["train"]
     if len(classes) < 2:
@@ -103,7 +114,9 @@ def _scan(root: Path) -> tuple[tuple[str, ...], list[_Entry]]:
         for label, name in enumerate(classes):
             found = _images(root, root / split / name)
             if not found:
-                raise DataError(f"data.root: {str(root / split / name)!r} has no images ({', '.join(sorted(SUFFIXES))})")
+                raise DataError(
+                    f"data.root: {str(root / split / name)!r} has no images ({', '.join(sorted(SUFFIXES))})"
+                )
             entries += [_Entry(root / stamp[0], split, label, stamp) for stamp in found]
     return classes, entries
 

@@ -64,7 +64,9 @@ def load_images(
     if name == "folder":
         return load_folder(root, image_size=image_size or 32, cache_dir=cache_dir)
     if image_size is not None:
-        raise ConfigError("data.image_size", got=image_size, hint=f"only data=folder is resized; {name} has its own size")
+        raise ConfigError(
+            "data.image_size", got=image_size, hint=f"only data=folder is resized; {name} has its own size"
+        )
     return DATASETS[name](root)
 
 
@@ -119,7 +121,9 @@ def _open(constructor: Callable[..., Any], root: Path, source: _TorchvisionSourc
             with _download_lock(root, name):
                 return constructor(str(root), download=True, **split)
         except OSError as error:  # URLError and its like included
-            raise DataError(f"data={name}: not found in {str(root)!r} and not downloaded ({_why(error)}); {wanted}") from error
+            raise DataError(
+                f"data={name}: not found in {str(root)!r} and not downloaded ({_why(error)}); {wanted}"
+            ) from error
         except (RuntimeError, ValueError, EOFError, KeyError) as error:
             raise DataError(f"data={name}: broken files in {str(root)!r} ({_why(error)}); {wanted}") from error
 

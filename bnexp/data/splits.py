@@ -39,7 +39,9 @@ def split_train_val(labels: np.ndarray, *, val_fraction: float, seed: int, train
     num_val = np.clip(num_val, 1, counts - 1)
     for label, count in enumerate(counts):
         if count < 2:
-            raise DataError(f"class {label} has {count} training images; one for train and one for validation are needed")
+            raise DataError(
+                f"class {label} has {count} training images; one for train and one for validation are needed"
+            )
     val = np.concatenate([m[:k] for m, k in zip(members, num_val, strict=True)])
     rest = [m[k:] for m, k in zip(members, num_val, strict=True)]
     if train_limit is not None:
@@ -72,8 +74,8 @@ def channel_statistics(images: np.ndarray, indices: np.ndarray) -> tuple[np.ndar
 def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
     """Split `total` in proportion to `counts` by largest remainders; sums to it exactly."""
     shares = counts * (total / counts.sum())
-    whole = np.floor(shares).astype(np.int64)
-    order = np.argsort(-(shares - whole), kind="stable")
+    whole: np.ndarray = np.floor(shares).astype(np.int64)
+    order = np.argsort(whole - shares, kind="stable")
     whole[order[: total - int(whole.sum())]] += 1
     return whole
 

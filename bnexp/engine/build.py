@@ -143,7 +143,7 @@ def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=group or layer"
+            hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=layer"
             raise ConfigError("batch_size", got=config.batch_size, hint=hint) from error
 
 

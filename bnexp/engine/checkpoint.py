@@ -37,4 +37,6 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         state = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
-    return dict(state) if isinstance(state, dict) and {"model", "optimizer", "history", "threads"} <= set(state) else None
+    return (
+        dict(state) if isinstance(state, dict) and {"model", "optimizer", "history", "threads"} <= set(state) else None
+    )

@@ -64,7 +64,7 @@ def train_run(
     _, channels, height, _ = data.train_x.shape
     model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
     init_network(model, config)
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.optim, config.lr)
     history: list[Row] = []
     state = None if checkpointing is None else load_checkpoint(checkpointing.path, device)
@@ -185,7 +185,7 @@ def train_step(
     logits = logits.float()
     loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if config.optim.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
     optimizer.step()

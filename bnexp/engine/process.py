@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -75,7 +76,7 @@ def execute_processes(
 def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
     # a fork before torch's first operation costs 0.03 s where a fresh interpreter costs seconds; CUDA forbids it
     fork = worker.device.type == "cpu" and sys.platform == "linux"
-    context = mp.get_context("fork" if fork else "spawn")
+    context: Any = mp.get_context("fork" if fork else "spawn")
     if worker.device.type == "cuda":
         worker = replace(worker, device=torch.device("cuda", index % torch.cuda.device_count()))
     if not fork:
@@ -139,6 +140,8 @@ def _record_death(slot: _Slot, config: RunConfig, worker: Worker, store: Store) 
     record = failed_record(config, worker.exec, error=f"the worker process ended by {cause}")
     name = run_id(config)
     store.run_dir(name).mkdir(parents=True, exist_ok=True)
-    store.error_path(name).write_text(f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n")
+    store.error_path(name).write_text(
+        f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n"
+    )
     store.write_record(record)
     return record

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import own_best_effects, select
@@ -45,7 +46,9 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
     if frame.runs.empty:
         what = f"study {study!r}" if study else f"{str(store.root)!r}"
         hint = f"; {len(frame.failed)} crashed" if frame.failed else ""
-        raise StoreError(f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement")
+        raise StoreError(
+            f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement"
+        )
     selection = select(frame.runs, spec)
     tables = make_tables(selection)
     readings = [reading(effect, selection) for effect in own_best_effects(selection)]
@@ -73,13 +76,15 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
     return ReportResult(name, folder / "report.html", _console(name, spec, tables, readings, remarks))
 
 
-def _frozen(store: Store, study: str | None) -> tuple[dict[str, object] | None, StudySpec | None]:  # type: ignore[type-arg]
+def _frozen(store: Store, study: str | None) -> tuple[dict[str, Any] | None, StudySpec | None]:
     if study is None:
         return None, None
     frozen = store.study(study)
     if frozen is None:
         names = store.study_names()
-        hint = "" if names else f"no study was started in {str(store.root)!r}; start one: bnexp train -m study=placement"
+        hint = (
+            "" if names else f"no study was started in {str(store.root)!r}; start one: bnexp train -m study=placement"
+        )
         raise ConfigError("study", got=study, choices=names, hint=hint)
     return frozen, study_from_dict(frozen["declaration"])
 
@@ -87,16 +92,16 @@ def _frozen(store: Store, study: str | None) -> tuple[dict[str, object] | None, 
 def _completeness(frame: Frame, is_study: bool) -> list[str]:
     remarks = []
     if frame.failed:
-        remarks.append(f"{len(frame.failed)} runs crashed and are not in any number: the same train command tries them again.")
+        remarks.append(
+            f"{len(frame.failed)} runs crashed and are not in any number: the same train command tries them again."
+        )
     if frame.missing:
         what = "planned runs have no record yet" if is_study else "runs have not ended"
         remarks.append(f"{len(frame.missing)} {what}: the report is incomplete.")
     return remarks
 
 
-def _console(
-    name: str, spec: StudySpec | None, tables: list[Table], readings: list[str], remarks: list[str]
-) -> str:
+def _console(name: str, spec: StudySpec | None, tables: list[Table], readings: list[str], remarks: list[str]) -> str:
     lines = [spec.question if spec else f"Every run in the results folder ({name})", ""]
     lines.append(plain_text(tables[0]))
     lines += [""] + [f"- {line}" for line in readings] if readings else []

@@ -122,7 +122,8 @@ def draw_curves(selection: Selection, store: Store) -> Drawn:
         legend_below(figure, list(handles.values()), list(handles))
     caption = (
         "Learning curves, each arm at its own best learning rate. Line: mean over seeds; band: from the lowest to the "
-        f"highest seed ({_seed_counts(selection, runs)}). A diverged run counts as chance from then on.{panel_note(selection)}"
+        f"highest seed ({_seed_counts(selection, runs)}). A diverged run counts as chance from then on."
+        f"{panel_note(selection)}"
     )
     return figure, caption
 
@@ -132,8 +133,9 @@ def draw_lr(selection: Selection, store: Store) -> Drawn:
     if selection.runs["lr"].nunique() < 2:
         return None
     caption = (
-        "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: diverged or "
-        f"collapsed, scored at chance and counted in the mean. {_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
+        "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: "
+        "diverged or collapsed, scored at chance and counted in the mean. "
+        f"{_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
     )
     return _lines(selection, "lr", "learning rate"), caption
 
@@ -192,8 +194,10 @@ FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
 def _forest_row(axis: Any, y: int, effect: Effect, scale: float) -> None:
     difference = effect.difference
     values = np.array(difference.differences) * scale
-    jitter = 0.13 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
-    axis.plot(values, y + jitter, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=0.8)
+    jitter = 0.24 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
+    axis.plot(
+        values, y + jitter, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=0.8
+    )
     if np.isfinite(difference.t.low):
         axis.plot([difference.t.low * scale, difference.t.high * scale], [y, y], color="#0072B2", linewidth=2.4)
     axis.plot([difference.t.mean * scale], [y], "D", color="#0072B2", markersize=6, markeredgecolor="white")
@@ -291,9 +295,16 @@ def _line(axis: Any, index: int, cell: pd.DataFrame, key: str, scale: float) -> 
     shift = 1.03 ** (2 * (index % 4) - 1)  # side by side, so that arms do not hide one another
     for healthy, marker, size in ((True, look.marker, 3.0), (False, "x", 5.0)):
         part = cell[cell["healthy"] == healthy]
-        edge = 0 if healthy else 1.3
+        edge, above = (0, 2) if healthy else (1.3, 4)  # a cross is never hidden behind a mean
         axis.plot(
-            part[key] * shift, part["score"] * scale, marker, color=look.color, markersize=size, alpha=0.6, markeredgewidth=edge
+            part[key] * shift,
+            part["score"] * scale,
+            marker,
+            color=look.color,
+            markersize=size,
+            alpha=0.6,
+            markeredgewidth=edge,
+            zorder=above,
         )
     (line,) = axis.plot(
         means.index.to_numpy() * shift, means.to_numpy(), color=look.color, linestyle=look.line, marker=look.marker,

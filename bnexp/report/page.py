@@ -66,7 +66,7 @@ def _inline_svg(path: Path, name: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href="|href="|url\()#', rf"\1#{name}-", text)
-    return Markup(text)  # noqa: S704
+    return Markup(text)
 
 
 def _environments(frame: Frame) -> list[tuple[str, int]]:

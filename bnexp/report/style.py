@@ -16,7 +16,7 @@ PANEL_INCHES = (2.6, 2.2)
 MOST_COLUMNS = 3
 MOST_PANELS = 12
 
-RC = {
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -29,6 +29,7 @@ RC = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "axes.ymargin": 0.08,
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
     "svg.hashsalt": "bnexp",
@@ -81,9 +82,7 @@ def label_outer(axes: Sequence[Any], *, x: str, y: str) -> None:
 
 
 def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), MOST_COLUMNS + 1), frameon=False
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), MOST_COLUMNS + 1), frameon=False)
 
 
 def save(figure: Any, folder: Path, name: str) -> None:

@@ -13,6 +13,8 @@ from bnexp.analysis.select import Effect, Selection, healthy_limits, own_best_ef
 from bnexp.analysis.stats import Estimate, mean_interval
 from bnexp.metrics import METRICS, Metric
 
+Rows = list[dict[str, object]]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -44,7 +46,8 @@ def arms_table(selection: Selection) -> Table:
     """A row for each arm and stratum: how its runs ended, its learning rate, and the metric with its interval."""
     metric = METRICS[selection.metric]
     reporting = selection.reporting()
-    exact, shown = [], []
+    exact: Rows = []
+    shown: Rows = []
     for stratum in selection.strata:
         for arm in selection.arms:
             cell = selection.cell(reporting, arm, stratum)
@@ -70,19 +73,22 @@ def arms_table(selection: Selection) -> Table:
 def effects_table(name: str, title: str, effects: Sequence[Effect], selection: Selection) -> Table:
     """A row for each comparison: mean, both intervals, spread, what pairing gained, and who had no partner."""
     metric = METRICS[selection.metric]
-    exact, shown = [], []
+    exact: Rows = []
+    shown: Rows = []
     for effect in effects:
         d = effect.difference
         contrast = f"{effect.treatment} − {effect.control}"
         key = {"stratum": effect.stratum, "treatment": effect.treatment, "control": effect.control}
         lr = {} if effect.lr is None else {"lr": effect.lr}
+        shown_lr = {} if effect.lr is None else {"learning rate": f"{effect.lr:g}"}
         exact.append(
             {**key, **lr, "n": d.t.num, "mean": d.t.mean, "t_low": d.t.low, "t_high": d.t.high, "bca_low": d.bca.low,
-             "bca_high": d.bca.high, "sd": d.sd, "pairing_gain": d.gain, "unpaired_seeds": " ".join(map(str, d.unpaired))}
+             "bca_high": d.bca.high, "sd": d.sd, "pairing_gain": d.gain,
+             "unpaired_seeds": " ".join(map(str, d.unpaired))}
         )  # fmt: skip
         shown.append(
-            {"stratum": effect.stratum, "difference": contrast, **({} if effect.lr is None else {"learning rate": f"{effect.lr:g}"}),
-             "n": str(d.t.num), f"mean [95 % t] ({_unit(metric)})": _interval(d.t, metric, sign=True),
+            {"stratum": effect.stratum, "difference": contrast, **shown_lr, "n": str(d.t.num),
+             f"mean [95 % t] ({_unit(metric)})": _interval(d.t, metric, sign=True),
              "95 % BCa": _bounds(d.bca, metric), "SD": _number(d.sd, metric), "pairing gain": _gain(d.gain),
              "seeds without a partner": " ".join(map(str, d.unpaired)) or "none"}
         )  # fmt: skip
@@ -91,15 +97,20 @@ def effects_table(name: str, title: str, effects: Sequence[Effect], selection: S
 
 def limits_table(selection: Selection) -> Table:
     """The largest learning rate up to which at least 80 % of an arm's runs stay healthy."""
-    exact, shown = [], []
+    exact: Rows = []
+    shown: Rows = []
     for (arm, stratum), limit in healthy_limits(selection).items():
         ladder = selection.cell(selection.runs, arm, stratum)["lr"]
         key = {"stratum": stratum, "arm": arm}
         top = limit == ladder.max()
-        exact.append({**key, "largest_healthy_lr": limit, "smallest_tried": ladder.min(), "largest_tried": ladder.max()})
+        exact.append(
+            {**key, "largest_healthy_lr": limit, "smallest_tried": ladder.min(), "largest_tried": ladder.max()}
+        )
         text = "below the ladder" if limit is None else f"{limit:g}{' or more (end of the ladder)' if top else ''}"
         shown.append({**key, "largest healthy learning rate": text, "tried": f"{ladder.min():g} to {ladder.max():g}"})
-    return _table("largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection)
+    return _table(
+        "largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection
+    )
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
@@ -127,9 +138,7 @@ def latex(table: Table) -> str:
     )
 
 
-def _table(
-    name: str, title: str, exact: list[dict[str, object]], shown: list[dict[str, object]], selection: Selection
-) -> Table:
+def _table(name: str, title: str, exact: Rows, shown: Rows, selection: Selection) -> Table:
     frame = pd.DataFrame(shown)
     if len(selection.strata) == 1 and not selection.strata[0]:
         frame = frame.drop(columns="stratum")
@@ -162,8 +171,11 @@ def _gain(value: float) -> str:
     return f"{value:.1f}×" if math.isfinite(value) else "—"
 
 
+TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
+    "−": "$-$", "×": r"$\times$", "—": "---", "±": r"$\pm$", "≥": r"$\geq$",
+}  # fmt: skip
+
+
 def _tex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
-                           ("−", "$-$"), ("×", r"$\times$"), ("—", "---"), ("±", r"$\pm$")):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text
+    return "".join(TEX.get(letter, letter) for letter in text)

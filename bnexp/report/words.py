@@ -55,7 +55,11 @@ def fixed_words(selection: Selection) -> str:
 def panel_note(selection: Selection) -> str:
     """Says so where there are more strata than panels."""
     missing = len(selection.strata) - MOST_PANELS
-    return f" Shown: the first {MOST_PANELS} of {len(selection.strata)} strata; the tables have all." if missing > 0 else ""
+    return (
+        f" Shown: the first {MOST_PANELS} of {len(selection.strata)} strata; the tables have all."
+        if missing > 0
+        else ""
+    )
 
 
 def notes(selection: Selection) -> list[str]:
@@ -75,14 +79,17 @@ def notes(selection: Selection) -> list[str]:
     edges = _edges(selection)
     if edges:
         found.append(
-            f"The best learning rate lies at the end of the ladder for {'; '.join(edges)}: a wider ladder could do better there."
+            f"The best learning rate lies at an end of the ladder for {'; '.join(edges)}: wider might do better."
         )
     if selection.confounded:
-        found.append(f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them.")
+        found.append(
+            f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
+        )
     scored = selection.reporting()
     smallest = scored.groupby(["arm", "stratum"]).size().min() if len(scored) else 0
     if smallest < 6:
-        found.append(f"Some arms have only {smallest} reported seed{'s' * (smallest != 1)}; under six, no comparison can be defended.")
+        seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"
+        found.append(f"Some arms have only {seeds}; under six, no comparison can be defended.")
     return found
 
 

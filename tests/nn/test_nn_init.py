@@ -1,0 +1,162 @@
+"""Initial values: shared by name between arms, and spread as the formulas say."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnexp.errors import ConfigError
+from bnexp.nn import build_model
+from bnexp.nn.init import INITS, init_parameters
+from bnexp.nn.norms import make_norm_factory
+from bnexp.seeding import seed_for
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "cnn": {"name": "cnn", "depth": 3, "width": 8},
+    "vgg": {"name": "vgg", "depth": 11, "width": 4},
+    "mlp": {"name": "mlp", "depth": 2, "width": 16},
+    "resnet": {"name": "resnet", "depth": 8, "width": 8},
+    "preactivation": {"name": "resnet", "depth": 8, "width": 8, "preactivation": True},
+}
+
+
+def drawn(
+    network: str, *, kind: str = "batch", placement: str = "before", scheme: str = "he", seed: int = 3
+) -> dict[str, Tensor]:
+    """A network's initial parameters by name."""
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
+    model = build_model(norm=make_norm_factory(kind), placement=placement, **fixed, **NETWORKS[network])
+    init_parameters(model, scheme=scheme, gain=1.0, activation="relu", seed_of=partial(seed_for, seed, "init"))
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("scheme", INITS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_arms_share_the_weights_that_they_share_by_name(network: str, scheme: str) -> None:
+    reference = drawn(network, kind="none", scheme=scheme)
+    num_weights = sum(value.ndim > 1 for value in reference.values())
+    for kind, placement in (("batch", "before"), ("batch", "after"), ("layer", "before"), ("none", "after")):
+        arm = drawn(network, kind=kind, placement=placement, scheme=scheme)
+        shared = reference.keys() & arm.keys()
+        assert sum(arm[name].ndim > 1 for name in shared) == num_weights  # every one of them
+        for name in shared:
+            assert torch.equal(arm[name], reference[name]), name
+
+
+def test_preactivation_shares_its_weights_with_the_original() -> None:
+    original, other = drawn("resnet"), drawn("preactivation")
+    names = {name for name, value in original.items() if value.ndim > 1}
+    assert names == {name for name, value in other.items() if value.ndim > 1}
+    assert all(torch.equal(original[name], other[name]) for name in names)
+
+
+def test_each_parameter_has_a_seed_of_its_own() -> None:
+    first, second = drawn("mlp"), drawn("mlp", seed=4)
+    for name, value in first.items():
+        if value.ndim > 1:
+            assert not torch.equal(value, second[name]), name
+    a, b = drawn("resnet")["blocks.0.unit1.weight.weight"], drawn("resnet")["blocks.0.unit2.weight.weight"]
+    assert a.shape == b.shape
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("scheme", "biases"), [("he", False), ("default", True)])
+def test_seed_is_asked_for_by_parameter_name(scheme: str, biases: bool) -> None:
+    asked: list[str] = []
+
+    def seed_of(name: str) -> int:
+        asked.append(name)
+        return len(asked)
+
+    model = nn.ModuleDict({"body": nn.Conv2d(2, 3, 3), "norm": nn.BatchNorm2d(3), "head": nn.Linear(3, 2)})
+    init_parameters(model, scheme=scheme, gain=1.0, activation="relu", seed_of=seed_of)
+    both = ["body.weight", "body.bias", "head.weight", "head.bias"]
+    assert asked == (both if biases else both[::2])
+
+
+def test_global_generator_is_left_alone() -> None:
+    model = nn.Linear(4, 4)
+    before = torch.get_rng_state()
+    init_parameters(model, scheme="he", gain=1.0, activation="relu", seed_of=lambda _: 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+IN, OUT = 300, 500
+# (scheme, activation) -> standard deviation of a hidden layer with IN inputs and OUT outputs
+STDS = {
+    ("he", "relu"): math.sqrt(2 / IN),
+    ("he", "gelu"): math.sqrt(2 / IN),
+    ("he", "leaky_relu"): math.sqrt(2 / (1 + 0.01**2) / IN),
+    ("he", "tanh"): 5 / 3 / math.sqrt(IN),
+    ("he", "sigmoid"): 1 / math.sqrt(IN),
+    ("xavier", "relu"): math.sqrt(2 / (IN + OUT)),
+    ("xavier", "tanh"): math.sqrt(2 / (IN + OUT)),
+    ("normal", "relu"): math.sqrt(1 / IN),
+}
+
+
+def spread(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+@pytest.mark.parametrize(("scheme", "activation"), STDS)
+def test_weights_are_normal_with_the_formulas_spread(scheme: str, activation: str, gain: float) -> None:
+    model: Any = nn.ModuleDict({"body": nn.Linear(IN, OUT), "head": nn.Linear(IN, OUT)})
+    init_parameters(model, scheme=scheme, gain=gain, activation=activation, seed_of=partial(seed_for, 0, "init"))
+    body, head = model["body"].weight.detach(), model["head"].weight.detach()
+    std = gain * STDS[scheme, activation]
+    tolerance = 5 / math.sqrt(2 * IN * OUT)  # five standard errors
+    assert spread(body) == pytest.approx(std, rel=tolerance)
+    assert abs(float(body.mean())) < 5 * std / math.sqrt(IN * OUT)
+    assert float((body.abs() > 2 * std).double().mean()) == pytest.approx(0.0455, abs=0.005)  # a normal's two tails
+    # no activation follows the head
+    assert spread(head) == pytest.approx(std if scheme == "xavier" else gain / math.sqrt(IN), rel=tolerance)
+    assert not model["body"].bias.any()
+
+
+@pytest.mark.parametrize(("scheme", "variance"), [("he", 2 / (9 * 60)), ("xavier", 2 / (9 * 60 + 9 * 100))])
+def test_fan_of_a_convolution_counts_the_kernel(scheme: str, variance: float) -> None:
+    model: Any = nn.Sequential(nn.Conv2d(60, 100, 3))
+    init_parameters(model, scheme=scheme, gain=1.0, activation="relu", seed_of=lambda _: 11)
+    assert spread(model[0].weight.detach()) == pytest.approx(math.sqrt(variance), rel=5 / math.sqrt(2 * 54_000))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(40, 30), nn.Conv2d(8, 30, 3)])
+def test_default_is_torchs_own(layer: nn.Module) -> None:
+    model: Any = nn.ModuleDict({"body": layer})
+    init_parameters(model, scheme="default", gain=0.5, activation="tanh", seed_of=lambda name: len(name))
+    want = torch.empty_like(model["body"].weight)
+    generator = torch.Generator().manual_seed(len("body.weight"))
+    nn.init.kaiming_uniform_(want, a=math.sqrt(5), generator=generator)
+    torch.testing.assert_close(model["body"].weight.detach(), 0.5 * want)
+    bound = 0.5 / math.sqrt(want[0].numel())
+    bias = model["body"].bias.detach()
+    assert bound / 2 < float(bias.abs().max()) <= bound
+    assert -bound / 2 < float(bias.mean()) < bound / 2
+
+
+@pytest.mark.parametrize("scheme", INITS)
+def test_norm_parameters_stay_one_and_zero(scheme: str) -> None:
+    parameters = drawn("cnn", scheme=scheme)
+    for unit in range(3):
+        assert (parameters[f"units.{unit}.norm.weight"] == 1).all()
+        assert (parameters[f"units.{unit}.norm.bias"] == 0).all()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_calls_its_last_layer_head(network: str) -> None:
+    parameters = drawn(network)
+    assert parameters["head.weight"].shape[0] == 10
+    fan_in = parameters["head.weight"].shape[1]
+    assert spread(parameters["head.weight"]) == pytest.approx(1 / math.sqrt(fan_in), rel=0.25)  # 80 values and more
+
+
+def test_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^model\.init: 'hee' is not one of he, xavier, default, normal"):
+        init_parameters(nn.Linear(2, 2), scheme="hee", gain=1.0, activation="relu", seed_of=lambda _: 0)
