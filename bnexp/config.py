@@ -142,6 +142,8 @@ class RunConfig:
             optional = {option for options in table.values() for option in options}
             applies = set(table[raw[section][label]])
             raw[section] = {k: v for k, v in raw[section].items() if k not in optional or k in applies}
+        if self.norm.placement is None:
+            del raw["norm"]["placement"]
         if raw["schedule"].get("milestones") is not None:
             raw["schedule"]["milestones"] = list(raw["schedule"]["milestones"])
         return raw

@@ -90,6 +90,15 @@ def test_no_norm_has_no_placement_so_both_are_one_run() -> None:
     assert run_id(before) == run_id(after)
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [{"kind": "none", "placement": "after"}, {"kind": "layer", "placement": "after", "eps": 1e-5, "affine": True}],
+)
+def test_every_kind_of_norm_round_trips(norm: dict[str, Any]) -> None:
+    config = run_config_from_dict(changed("norm", norm))
+    assert run_config_from_dict(config.to_dict()) == config
+
+
 def test_run_id_sees_every_key_and_cell_id_all_but_the_seed() -> None:
     base = run_config_from_dict(RAW)
     others = {

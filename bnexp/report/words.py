@@ -86,7 +86,7 @@ def notes(selection: Selection) -> list[str]:
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
         )
     scored = selection.reporting()
-    smallest = scored.groupby(["arm", "stratum"]).size().min() if len(scored) else 0
+    smallest = int(scored.groupby(["arm", "stratum"]).size().min()) if len(scored) else 0
     if smallest < 6:
         seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"
         found.append(f"Some arms have only {seeds}; under six, no comparison can be defended.")

@@ -1,0 +1,293 @@
+"""The report from synthetic records: numbers made again independently, and nothing dropped."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from bnexp.analysis.frame import load_frame
+from bnexp.analysis.select import own_best_effects, select
+from bnexp.compose import list_studies, request_from_argv
+from bnexp.config import RunConfig, run_config_from_dict
+from bnexp.errors import ConfigError, StoreError
+from bnexp.identity import cell_id, run_id
+from bnexp.records import RunRecord
+from bnexp.report import make_report
+from bnexp.report.words import reading
+from bnexp.store import Store
+from bnexp.study import declaration_hash
+
+CHANCE = 0.1
+Outcome = Callable[[RunConfig], tuple[str, float]]
+ENVIRONMENT = {"bnexp": "0.1.0", "torch": "2.15", "python": "3.11", "device": "cpu (test)", "threads": 1,
+               "git_commit": "abc", "precision": "fp32"}  # fmt: skip
+
+
+def write_run(store: Store, config: RunConfig, status: str, accuracy: float) -> str:
+    measured = None if status == "diverged" else accuracy
+    final = {f"{split}_accuracy": measured for split in ("train", "val", "test")}
+    final |= {f"{split}_loss": None if measured is None else 1 - accuracy for split in ("train", "val", "test")}
+    name = run_id(config)
+    record = RunRecord(
+        name, cell_id(config), status, config.to_dict(), {}, {**final, "chance_accuracy": CHANCE, "train_seconds": 1.0},  # type: ignore[arg-type]
+        {"train": 1.0, "eval": 0.1}, ENVIRONMENT, 1234, 3, "ValueError: <b>boom</b>" if status == "failed" else None,
+    )  # fmt: skip
+    store.write_config(name, config.to_dict())
+    rows = [
+        {"epoch": e, "step": e, "train_loss": 1.0, "val_accuracy": accuracy * e / 3, "val_loss": 1.0, "lr": config.lr}
+        for e in range(1, 2 if status == "diverged" else 4)
+    ]
+    store.write_history(name, rows)
+    store.write_record(record)
+    return name
+
+
+def grid(*argv: str) -> list[RunConfig]:
+    configs = request_from_argv(["-m", "exec.precision=fp32", "epochs=3", *argv]).configs
+    return list({run_id(config): config for config in configs}.values())
+
+
+def noise(config: RunConfig, spread: float = 0.004) -> float:
+    """Shared by the arms of a seed, as in a paired experiment, and a little of their own."""
+    own = np.random.default_rng([config.seed, int(config.lr * 1e6), config.norm.placement == "after"]).normal()
+    return float(spread * (np.random.default_rng(config.seed).normal() + 0.3 * own))
+
+
+def write_all(store: Store, configs: list[RunConfig], outcome: Outcome) -> None:
+    for config in configs:
+        write_run(store, config, *outcome(config))
+
+
+def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = False) -> None:
+    spec = list_studies()["placement"]
+    declaration = spec.declaration("small")
+    store.write_study("placement", {
+        "name": "placement", "tier": "small", "declaration": declaration, "hash": declaration_hash(declaration),
+        "exploratory": exploratory, "overrides": ["seed=0,1"] if exploratory else [],
+        "command": "bnexp train -m study=placement", "run_ids": [run_id(config) for config in configs],
+    })  # fmt: skip
+
+
+PLACEMENT = ("norm.placement=before,after", "model=cnn,resnet", "model.depth=8", "model.activation=relu,tanh",
+             "lr=0.03,0.3", "seed=range(8)")  # fmt: skip
+
+
+def placement_outcome(config: RunConfig) -> tuple[str, float]:
+    """After is 3 points better under relu and 2 worse under tanh; 0.3 is the better rate but for one cell."""
+    if config.seed == 5 and config.model.name == "resnet" and config.norm.placement == "after" and config.lr == 0.3:
+        return "diverged", CHANCE
+    sign = {"relu": 0.03, "tanh": -0.02}[config.model.activation] * (config.norm.placement == "after")
+    return "finished", 0.9 + sign + 0.02 * (config.lr == 0.3) + noise(config)
+
+
+def placement_store(root: Path) -> tuple[Store, list[RunConfig]]:
+    store, configs = Store(root), grid(*PLACEMENT)
+    write_all(store, configs, placement_outcome)
+    write_study(store, configs)
+    return store, configs
+
+
+def test_table_numbers_are_those_of_an_independent_computation(tmp_path: Path) -> None:
+    store, configs = placement_store(tmp_path)
+    result = make_report(store, "placement")
+    table = pd.read_csv(result.html.parent / "tables" / "differences.csv").set_index("stratum")
+    reported = range(2, 8)  # 0 and 1 are tuning seeds
+    for model, activation in itertools.product(("cnn", "resnet"), ("relu", "tanh")):
+
+        def score(placement: str, lr: float, seed: int, model: str = model, activation: str = activation) -> float:
+            (config,) = [c for c in configs if (c.model.name, c.model.activation, c.norm.placement, c.lr, c.seed)
+                         == (model, activation, placement, lr, seed)]  # fmt: skip
+            status, accuracy = placement_outcome(config)
+            return CHANCE if status == "diverged" else accuracy
+
+        best = {
+            placement: max((0.03, 0.3), key=lambda lr, p=placement: np.mean([score(p, lr, s) for s in (0, 1)]))
+            for placement in ("before", "after")
+        }
+        treatment = [score("after", best["after"], seed) for seed in reported]
+        control = [score("before", best["before"], seed) for seed in reported]
+        row = table.loc[f"{model}, {activation}"]
+        interval = scipy_stats.ttest_rel(treatment, control).confidence_interval(0.95)
+        assert row["n"] == 6
+        assert row["mean"] == pytest.approx(np.mean(treatment) - np.mean(control))
+        assert (row["t_low"], row["t_high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_diverged_run_counts_and_is_named(tmp_path: Path) -> None:
+    store, configs = placement_store(tmp_path)
+    result = make_report(store, "placement")
+    arms = pd.read_csv(result.html.parent / "tables" / "arms.csv")
+    row = arms[(arms["stratum"] == "resnet, relu") & (arms["arm"] == "after")].iloc[0]
+    assert (row["n"], row["diverged"], row["finished"]) == (6, 1, 5)
+    cell = ("resnet", "relu", "after", 0.3)
+    values = [
+        placement_outcome(c)[1]
+        for c in configs
+        if (c.model.name, c.model.activation, c.norm.placement, c.lr) == cell and c.seed > 1
+    ]
+    assert min(values) == CHANCE
+    assert row["test_accuracy"] == pytest.approx(np.mean(values))
+    assert "1 diverged" in result.table
+    diverged = [run_id(c) for c in configs if placement_outcome(c)[0] == "diverged"]
+    html = result.html.read_text()
+    assert len(diverged) == 2
+    assert all(name in html for name in diverged)
+
+
+def test_readings_follow_the_numbers_both_ways(tmp_path: Path) -> None:
+    store, _ = placement_store(tmp_path)
+    text = make_report(store, "placement").table
+    assert re.search(r"cnn, relu: after − before: \+[23]\.\d\d points .*after is higher, on average by at least", text)
+    assert re.search(r"cnn, tanh: after − before: -[12]\.\d\d points .*before is higher", text)
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "expected"),
+    [
+        (0.03, 0.001, "the interval excludes 0; after is higher, on average by at least the margin of 1"),
+        (-0.03, 0.001, "the interval excludes 0; before is higher, on average by at least the margin of 1"),
+        (0.012, 0.008, "the interval includes 0 and reaches beyond the margin of ±1: undecided"),
+        (0.0, 0.001, "the interval includes 0, and all of it lies within the margin of ±1"),
+    ],
+)
+def test_reading_says_what_the_interval_says(tmp_path: Path, shift: float, spread: float, expected: str) -> None:
+    store = Store(tmp_path)
+    configs = grid("norm.placement=before,after", "seed=range(8)", "model.depth=8")
+    jitter = (0, 0, 2.0, -2.0, 1.5, -1.5, 3.0, -3.0)
+
+    def outcome(config: RunConfig) -> tuple[str, float]:
+        after = config.norm.placement == "after"
+        return "finished", 0.8 + (shift + spread * jitter[config.seed]) * after
+
+    write_all(store, configs, outcome)
+    write_study(store, configs)
+    selection = select(load_frame(store, None).runs, list_studies()["placement"])
+    (effect,) = own_best_effects(selection)
+    assert expected in reading(effect, selection)
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    store, _ = placement_store(tmp_path)
+    first, second = (make_report(store, "placement", out=tmp_path / name).html.parent for name in ("a", "b"))
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert len(files) >= 5 * 3 + 3 * 3 + 1 - 3
+    for path in files:
+        assert (first / path).read_bytes() == (second / path).read_bytes(), path
+
+
+def test_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    store, configs = placement_store(tmp_path)
+    write_run(store, configs[0], "failed", 0.5)
+    html = make_report(store, "placement").html.read_text()
+    urls = set(re.findall(r"""(?:src|href)=["']?(?!#)([^"' >]+)""", html))
+    assert not urls, urls
+    assert "@import" not in html
+    assert "<script" not in html
+    assert "<b>boom</b>" not in html
+    assert "&lt;b&gt;boom" in html
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert html.count("<svg") >= 4
+
+
+def test_crashed_missing_and_exploratory_are_said(tmp_path: Path) -> None:
+    store, configs = placement_store(tmp_path)
+    for config in configs[:3]:
+        write_run(store, config, "failed", 0.5)
+    (store.run_dir(run_id(configs[-1])) / "record.json").unlink()
+    write_study(store, configs, exploratory=True)
+    result = make_report(store, "placement")
+    assert "3 runs crashed" in result.table
+    assert "1 planned runs have no record" in result.table
+    html = result.html.read_text()
+    assert "Exploratory." in html
+    assert run_id(configs[-1]) in html
+    table = pd.read_csv(result.html.parent / "tables" / "differences.csv")
+    assert table["unpaired_seeds"].notna().any()
+
+
+def test_ad_hoc_grid_compares_with_no_norm_and_draws_what_varies(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    configs = grid("norm=none,batch", "norm.placement=before,after", "lr=0.01,0.1,1", "batch_size=32,64", "seed=0,1,2")
+
+    def outcome(config: RunConfig) -> tuple[str, float]:
+        if config.norm.kind == "none" and config.lr == 1:
+            return "diverged", CHANCE
+        return "finished", 0.8 + 0.05 * (config.norm.kind == "batch") + noise(config)
+
+    write_all(store, configs, outcome)
+    result = make_report(store, None)
+    folder = result.html.parent
+    names = {path.stem for path in folder.glob("figures/*.png")}
+    assert names == {"differences", "final", "learning-rate", "batch-size", "lr-batch-size", "curves"}
+    assert {path.suffix for path in folder.glob("figures/*")} == {".png", ".svg", ".pdf"}
+    table = pd.read_csv(folder / "tables" / "differences.csv")
+    assert set(table["control"]) == {"no norm"}
+    assert set(table["treatment"]) == {"batch, before", "batch, after"}
+    limits = pd.read_csv(folder / "tables" / "largest-healthy-lr.csv").set_index(["arm", "stratum"])
+    assert limits.loc[("no norm", "batch_size 32"), "largest_healthy_lr"] == 0.1
+    assert limits.loc[("batch, after", "batch_size 64"), "largest_healthy_lr"] == 1
+    assert "the same seeds that are reported" in " ".join(result.table.split())
+    assert "under six" in result.table
+    latex = (folder / "tables" / "arms.tex").read_text()
+    assert latex.count("\\\\\n") == len(pd.read_csv(folder / "tables" / "arms.csv")) + 1
+    assert "\\toprule" in latex
+
+
+def test_one_run_alone_and_all_diverged_still_make_a_report(tmp_path: Path) -> None:
+    one = Store(tmp_path / "one")
+    write_all(one, grid("seed=0"), lambda _: ("finished", 0.9))
+    assert "90.00" in make_report(one, None).table
+    sick = Store(tmp_path / "sick")
+    write_all(sick, grid("norm=none,batch", "seed=0,1"), lambda _: ("diverged", CHANCE))
+    result = make_report(sick, None)
+    assert "2 diverged" in result.table
+    assert (result.html.parent / "figures" / "final.png").exists()
+
+
+def test_report_replaces_its_own_files_only(tmp_path: Path) -> None:
+    store, _ = placement_store(tmp_path)
+    out = tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "stale.png").write_text("")
+    (out / "notes.txt").write_text("mine")
+    make_report(store, "placement", out=out)
+    assert not (out / "figures" / "stale.png").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_report_refusals(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run has ended yet"):
+        make_report(Store(tmp_path), None)
+    store, _ = placement_store(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'placement'"):
+        make_report(store, "placment")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        make_report(store, "placement", out=tmp_path / "file" / "x")
+
+
+def test_keys_that_differ_with_the_arm_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for config in grid("norm=none,batch", "seed=0,1"):
+        raw = copy.deepcopy(config.to_dict())
+        raw["optim"]["weight_decay"] = 0.1 if config.norm.kind == "none" else 0.0
+        write_run(store, run_config_from_dict(json.loads(json.dumps(raw))), "finished", 0.9)
+    assert "differ in optim.weight_decay too" in make_report(store, None).table
+
+
+def test_arms_of_other_axes_when_the_norm_does_not_vary(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_all(store, grid("model.activation=relu,tanh", "seed=0,1"), lambda c: ("finished", 0.9 + noise(c)))
+    arms: Any = pd.read_csv(make_report(store, None).html.parent / "tables" / "arms.csv")["arm"]
+    assert set(arms) == {"relu", "tanh"}
