@@ -129,7 +129,7 @@ def same_lr_effects(selection: Selection) -> list[Effect]:
 
 
 def healthy_limits(selection: Selection) -> dict[tuple[str, str], float | None]:
-    """(arm, stratum) -> the largest learning rate up to which at least 80 % of the runs stay healthy."""
+    """(arm, stratum) -> the largest learning rate at which at least 80 % of the runs are healthy."""
     return {
         (str(arm), str(stratum)): largest_healthy(
             {float(str(lr)): list(flags) for lr, flags in group.groupby("lr")["healthy"]}

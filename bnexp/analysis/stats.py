@@ -121,14 +121,11 @@ def paired_difference(
 
 
 def largest_healthy(healthy: Mapping[float, Sequence[bool]]) -> float | None:
-    """The largest learning rate such that it and every smaller one has at least 80 % healthy runs; None if none has.
+    """The largest learning rate with at least 80 % healthy runs; None if none has.
+
+    A smaller one may be unhealthy: a rate that is too small to learn anything in the budget collapses as well.
 
     Args:
         healthy: learning rate -> one flag a run.
     """
-    largest = None
-    for lr in sorted(healthy):
-        if np.mean(healthy[lr]) < HEALTHY_SHARE:
-            break
-        largest = lr
-    return largest
+    return max((lr for lr, flags in healthy.items() if np.mean(flags) >= HEALTHY_SHARE), default=None)

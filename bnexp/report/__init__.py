@@ -19,6 +19,7 @@ from bnexp.store import Store
 from bnexp.study import StudySpec, study_from_dict
 
 EVERYTHING = "all"
+PRINTED = ("arms", "largest-healthy-lr")  # the tables that the command line shows; the page has all
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _completeness(frame: Frame, is_study: bool) -> list[str]:
 
 def _console(name: str, spec: StudySpec | None, tables: list[Table], readings: list[str], remarks: list[str]) -> str:
     lines = [spec.question if spec else f"Every run in the results folder ({name})", ""]
-    lines.append(plain_text(tables[0]))
+    lines.append("\n\n".join(plain_text(table) for table in tables if table.name in PRINTED))
     lines += [""] + [f"- {line}" for line in readings] if readings else []
     lines += [""] + [f"Note: {line}" for line in remarks] if remarks else []
     return "\n".join(lines)

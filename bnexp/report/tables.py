@@ -96,7 +96,7 @@ def effects_table(name: str, title: str, effects: Sequence[Effect], selection: S
 
 
 def limits_table(selection: Selection) -> Table:
-    """The largest learning rate up to which at least 80 % of an arm's runs stay healthy."""
+    """The largest learning rate at which at least 80 % of an arm's runs neither diverge nor collapse."""
     exact: Rows = []
     shown: Rows = []
     for (arm, stratum), limit in healthy_limits(selection).items():
@@ -106,7 +106,7 @@ def limits_table(selection: Selection) -> Table:
         exact.append(
             {**key, "largest_healthy_lr": limit, "smallest_tried": ladder.min(), "largest_tried": ladder.max()}
         )
-        text = "below the ladder" if limit is None else f"{limit:g}{' or more (end of the ladder)' if top else ''}"
+        text = "none of those tried" if limit is None else f"{limit:g}{' or more (end of the ladder)' if top else ''}"
         shown.append({**key, "largest healthy learning rate": text, "tried": f"{ladder.min():g} to {ladder.max():g}"})
     return _table(
         "largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection

@@ -79,7 +79,7 @@ def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
     ("healthy", "expected"),
     [
         ({0.1: [True] * 5, 1.0: [True] * 4 + [False], 10.0: [False] * 5}, 1.0),
-        ({0.1: [True] * 5, 1.0: [False] * 5, 10.0: [True] * 5}, 0.1),  # a hole ends the healthy range
+        ({0.1: [False] * 5, 1.0: [True] * 5, 10.0: [False] * 5}, 1.0),  # 0.1 was too small to learn
         ({0.1: [True, False]}, None),
         ({0.1: [True], 1.0: [True]}, 1.0),
     ],
