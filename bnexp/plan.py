@@ -42,7 +42,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         return
     merged = plan.num_composed - len(plan.runs)
     note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
-    print(f"{len(plan.runs)} runs in {len(cells)} cells{note}: {summary['done']} done, {summary['resume']} to resume, "
+    print(f"{len(plan.runs)} run{'s' * (len(plan.runs) != 1)} in {len(cells)} cell{'s' * (len(cells) != 1)}{note}: {summary['done']} done, {summary['resume']} to resume, "
           f"{summary['todo']} to do")  # fmt: skip
     for run in plan.runs[:MOST_SHOWN]:
         print(f"  {run.run_id}  {run.state:6}  {describe(run.config, request.swept)}".rstrip())
