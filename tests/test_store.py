@@ -58,13 +58,6 @@ def test_history_passes_over_a_half_written_line(tmp_path: Path) -> None:
     assert store.history("ab") == [{"epoch": 1}]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_unwritable_results_folder_is_one_line_for_a_user(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="cannot write to"):
-        Store(tmp_path / "results").require_writable()
-
-
 def test_results_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(StoreError, match="results: cannot write to"):

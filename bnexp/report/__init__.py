@@ -14,7 +14,7 @@ from bnexp.errors import ConfigError, StoreError
 from bnexp.report.figures import draw_figures
 from bnexp.report.page import render_page
 from bnexp.report.tables import Table, make_tables, write_tables
-from bnexp.report.words import notes, reading
+from bnexp.report.words import limit_readings, notes, reading
 from bnexp.store import Store
 from bnexp.study import StudySpec, study_from_dict
 
@@ -52,7 +52,7 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
         )
     selection = select(frame.runs, spec)
     tables = make_tables(selection)
-    readings = [reading(effect, selection) for effect in own_best_effects(selection)]
+    readings = limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)]
     remarks = notes(selection) + _completeness(frame, frozen is not None)
     folder = out or store.report_dir(name)
     try:

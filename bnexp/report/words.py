@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from bnexp.analysis.select import Effect, Selection
+from bnexp.analysis.select import Effect, Selection, healthy_limits
 from bnexp.metrics import METRICS
 from bnexp.report.style import MOST_PANELS
 
+LADDER = 5  # learning rates; fewer tune an arm, so many ask how far it goes
 SHOWN_FIXED = ("data.name", "model.name", "model.depth", "model.width", "model.activation", "model.init", "norm.kind",
                "optim.name", "lr", "batch_size", "epochs", "schedule.name", "data.augment", "precision")  # fmt: skip
 
@@ -24,6 +25,26 @@ def reading(effect: Effect, selection: Selection) -> str:
         return f"{name}: {mean}, n = {estimate.num} pair: no interval, so nothing can be said."
     low, high = (f"{bound * metric.scale:+.{metric.digits}f}" for bound in (estimate.low, estimate.high))
     return f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+
+
+def limit_readings(selection: Selection) -> list[str]:
+    """For each comparison over a ladder of learning rates: up to which one the runs of each arm stay healthy."""
+    if selection.runs["lr"].nunique() < LADDER:
+        return []
+    limits = healthy_limits(selection)
+    lines = []
+    for stratum in selection.strata:
+        for control, treatment in selection.pairs:
+            if (control, stratum) not in limits or (treatment, stratum) not in limits:
+                continue
+            where = f"{stratum}: " if stratum else ""
+            told = " and ".join(f"{_limit(limits[arm, stratum])} for {arm}" for arm in (treatment, control))
+            lines.append(f"{where}the largest learning rate with at least 80 % healthy runs is {told}.")
+    return lines
+
+
+def _limit(limit: float | None) -> str:
+    return "none of those tried" if limit is None else f"{limit:g}"
 
 
 def _judgement(effect: Effect, selection: Selection) -> str:

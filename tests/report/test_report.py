@@ -244,6 +244,18 @@ def test_ad_hoc_grid_compares_with_no_norm_and_draws_what_varies(tmp_path: Path)
     assert "\\toprule" in latex
 
 
+def test_ladder_of_learning_rates_says_how_far_each_arm_goes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def outcome(config: RunConfig) -> tuple[str, float]:
+        healthy = config.lr < (1 if config.norm.kind == "none" else 10)
+        return ("finished", 0.9) if healthy else ("diverged", CHANCE)
+
+    write_all(store, grid("norm=none,batch", "lr=0.01,0.1,1,10,100", "seed=0,1"), outcome)
+    text = make_report(store, None).table
+    assert "largest learning rate with at least 80 % healthy runs is 1 for batch and 0.1 for no norm." in text
+
+
 def test_one_run_alone_and_all_diverged_still_make_a_report(tmp_path: Path) -> None:
     one = Store(tmp_path / "one")
     write_all(one, grid("seed=0"), lambda _: ("finished", 0.9))
