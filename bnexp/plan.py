@@ -42,14 +42,18 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         return
     merged = plan.num_composed - len(plan.runs)
     note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
-    print(f"{len(plan.runs)} run{'s' * (len(plan.runs) != 1)} in {len(cells)} cell{'s' * (len(cells) != 1)}{note}: {summary['done']} done, {summary['resume']} to resume, "
-          f"{summary['todo']} to do")  # fmt: skip
+    states = f"{summary['done']} done, {summary['resume']} to resume, {summary['todo']} to do"
+    print(f"{_counted(len(plan.runs), 'run')} in {_counted(len(cells), 'cell')}{note}: {states}")
     for run in plan.runs[:MOST_SHOWN]:
         print(f"  {run.run_id}  {run.state:6}  {describe(run.config, request.swept)}".rstrip())
     if len(plan.runs) > MOST_SHOWN:
         print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def estimate_seconds(plan: Plan) -> float:
