@@ -26,6 +26,7 @@ class Selection:
         best_lr: (arm, stratum) -> the learning rate with the best mean validation accuracy over `tuning_seeds`.
         tuning_seeds: seeds that chose the learning rate; empty where there was nothing to choose.
         shared_seeds: the tuning seeds are reported too, for there are no others.
+        untuned: (arm, stratum) without a tuning run that ended: chosen by the runs that are reported.
         pairs: (control arm, treatment arm), each to be compared.
         margin: the smallest difference that matters, in the metric's stored unit; None where nothing was declared.
         confounded: keys outside the norm that differ between the arms as well.
@@ -39,6 +40,7 @@ class Selection:
     best_lr: dict[tuple[str, str], float]
     tuning_seeds: tuple[int, ...]
     shared_seeds: bool
+    untuned: tuple[tuple[str, str], ...]
     pairs: tuple[tuple[str, str], ...]
     margin: float | None
     confounded: tuple[str, ...]
@@ -99,7 +101,7 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
     runs["score"] = score(runs, metric)
     runs["healthy"] = ~runs["status"].isin(UNHEALTHY)
     arms = _arm_order(runs, study)
-    best, tuning, shared = _choose_lr(runs, study)
+    best, tuning, shared, untuned = _choose_lr(runs, study)
     return Selection(
         runs=runs,
         metric=metric,
@@ -108,6 +110,7 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
         best_lr=best,
         tuning_seeds=tuning,
         shared_seeds=shared,
+        untuned=untuned,
         pairs=_pairs(runs, arms, study),
         margin=study.margin if study else None,
         confounded=confounded,
@@ -232,7 +235,7 @@ def _pairs(runs: pd.DataFrame, arms: Sequence[str], study: StudySpec | None) -> 
 
 def _choose_lr(
     runs: pd.DataFrame, study: StudySpec | None
-) -> tuple[dict[tuple[str, str], float], tuple[int, ...], bool]:
+) -> tuple[dict[tuple[str, str], float], tuple[int, ...], bool, tuple[tuple[str, str], ...]]:
     """Each arm's own best learning rate; ties go to the smaller one."""
     tuned = runs["lr"].nunique() > 1
     metric = study.choose.metric if study else "val_accuracy"
@@ -240,10 +243,13 @@ def _choose_lr(
     declared = [seed for seed in (study.choose.seeds if study else ()) if seed in seeds]
     shared = not declared or set(declared) == set(seeds)
     tuning = seeds if shared else declared
-    voting = runs[runs["seed"].isin(tuning)].assign(vote=lambda frame: score(frame, metric))
+    votes = runs.assign(vote=score(runs, metric))
     best: dict[tuple[str, str], float] = {}
-    for (arm, stratum), group in runs.groupby(["arm", "stratum"], sort=False):
-        votes = voting[(voting["arm"] == arm) & (voting["stratum"] == stratum)].groupby("lr", sort=True)["vote"].mean()
-        chosen = votes.idxmax() if len(votes) else group["lr"].min()
-        best[str(arm), str(stratum)] = float(str(chosen))
-    return best, tuple(tuning) if tuned or not shared else (), shared
+    untuned = []
+    for (arm, stratum), group in votes.groupby(["arm", "stratum"], sort=False):
+        voting = group[group["seed"].isin(tuning)]
+        if voting.empty:
+            untuned.append((str(arm), str(stratum)))
+            voting = group
+        best[str(arm), str(stratum)] = float(str(voting.groupby("lr", sort=True)["vote"].mean().idxmax()))
+    return best, tuple(tuning) if tuned or not shared else (), shared, tuple(untuned)

@@ -97,6 +97,11 @@ def notes(selection: Selection) -> list[str]:
             "Each arm's own best learning rate was chosen by mean validation accuracy over the same seeds that are "
             "reported: the chosen results are slightly optimistic."
         )
+    if selection.untuned:
+        arms = "; ".join(f"{arm} ({stratum})" if stratum else arm for arm, stratum in selection.untuned)
+        found.append(
+            f"No tuning run has ended for {arms}: there the reported seeds chose the learning rate themselves."
+        )
     edges = _edges(selection)
     if edges:
         found.append(

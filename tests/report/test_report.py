@@ -216,6 +216,15 @@ def test_crashed_missing_and_exploratory_are_said(tmp_path: Path) -> None:
     assert table["unpaired_seeds"].notna().any()
 
 
+def test_an_arm_without_tuning_runs_is_said(tmp_path: Path) -> None:
+    store, configs = placement_store(tmp_path)
+    for config in configs:
+        if config.seed < 2 and config.model.name == "cnn" and config.norm.placement == "after":
+            (store.run_dir(run_id(config)) / "record.json").unlink()
+    text = make_report(store, "placement").table
+    assert "No tuning run has ended for after (cnn, relu); after (cnn, tanh)" in text
+
+
 def test_ad_hoc_grid_compares_with_no_norm_and_draws_what_varies(tmp_path: Path) -> None:
     store = Store(tmp_path)
     configs = grid("norm=none,batch", "norm.placement=before,after", "lr=0.01,0.1,1", "batch_size=32,64", "seed=0,1,2")
