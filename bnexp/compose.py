@@ -76,7 +76,11 @@ def wants_hydra(argv: Sequence[str]) -> bool:
 def run_under_hydra(argv: Sequence[str], task: Callable[[RunConfig, ExecConfig], float | None]) -> None:
     """Hand the command line to Hydra; each job that it starts calls `task`, whose value an optimizing sweeper reads."""
     parsed = _parse_argv(argv)
-    overrides, _ = _expand_study(parsed)
+    plugins = [o for o in parsed.overrides if o.partition("=")[0] in PLUGIN_GROUPS]
+    overrides, study = _expand_study(parsed)
+    if study is not None and plugins:
+        hint = "a study is frozen and executed by bnexp itself: leave out the launcher or sweeper"
+        raise ConfigError("study", got=study.spec.name, hint=hint)
 
     def job(raw: DictConfig) -> float | None:
         return task(*_validate(raw))
@@ -197,7 +201,11 @@ def _split_overrides(overrides: list[str], parsed: _Argv) -> tuple[dict[str, str
             raise ConfigError(
                 key, got=text.partition("=")[2], hint="where runs are executed cannot be an axis of a grid"
             )
-        axes[key] = [str(value) for value in override.sweep_string_iterator()]
+        try:
+            axes[key] = [str(value) for value in override.sweep_string_iterator()]
+        except HydraException as error:
+            hint = f"a grid needs a list, choice(...) or range(...): {_first_line(error)}"
+            raise ConfigError(key, got=text.partition("=")[2], hint=hint) from error
     return plain, axes
 
 

@@ -286,15 +286,18 @@ def run_config_from_dict(raw: Mapping[str, Any]) -> RunConfig:
 def exec_config_from_dict(raw: Mapping[str, Any]) -> ExecConfig:
     """Validate the `exec` section, which also carries `data_root` and `results`."""
     section = _Section("exec", raw)
-    data_root = section.take("data_root")
+    folders = {name: section.take(name) for name in ("data_root", "results")}
+    for name, key in (("data_root", "data.root"), ("results", "results")):
+        if not isinstance(folders[name], str) and not (name == "data_root" and folders[name] is None):
+            raise ConfigError(key, got=folders[name], hint=f"expected a folder; quote a bare number: {key}='\"2024\"'")
     config = ExecConfig(
         device=section.choice("device", DEVICES),
         executor=section.choice("executor", EXECUTORS),
         slots=section.optional_integer("slots", at_least=1),
         threads=section.optional_integer("threads", at_least=1),
         checkpoint_seconds=section.number("checkpoint_seconds", at_least=0),
-        data_root=None if data_root is None else Path(data_root),
-        results=Path(section.take("results")),
+        data_root=None if folders["data_root"] is None else Path(folders["data_root"]),
+        results=Path(folders["results"]),
     )
     section.close()
     return config
@@ -380,8 +383,8 @@ def _schedule(raw: Any) -> ScheduleConfig:
     milestones: tuple[float, ...] | None = None
     if "milestones" in has:
         given = section.take("milestones")
-        ascending = isinstance(given, list | tuple) and list(given) == sorted(given)
-        if not ascending or not all(isinstance(m, int | float) and 0 < m < 1 for m in given):
+        fractions = isinstance(given, list | tuple) and all(isinstance(m, int | float) and 0 < m < 1 for m in given)
+        if not fractions or list(given) != sorted(given):
             hint = "expected ascending fractions of the training between 0 and 1, such as [0.5,0.75]"
             raise ConfigError("schedule.milestones", got=given, hint=hint)
         milestones = tuple(float(m) for m in given)
@@ -395,6 +398,9 @@ def _schedule(raw: Any) -> ScheduleConfig:
         end_factor=section.number("end_factor", at_least=0, at_most=1) if "end_factor" in has else None,
     )
     section.close()
+    if name == "onecycle" and config.warmup_epochs:
+        hint = "one cycle is its own warm-up: leave it at 0"
+        raise ConfigError("schedule.warmup_epochs", got=config.warmup_epochs, hint=hint)
     return config
 
 

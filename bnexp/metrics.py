@@ -46,7 +46,9 @@ METRICS: dict[str, Metric] = {
         Metric("test_loss", "test", "nats", "lower", "test loss (nats)", 4),
         Metric("val_loss", "val", "nats", "lower", "validation loss (nats)", 4),
         Metric("train_loss", "train", "nats", "lower", "train loss (nats)", 4),
-        Metric("chance_accuracy", "none", "fraction", "none", "accuracy of the largest class (%)", 2),
+        Metric("chance_train_accuracy", "train", "fraction", "none", "train accuracy of the largest class (%)", 2),
+        Metric("chance_val_accuracy", "val", "fraction", "none", "validation accuracy of the largest class (%)", 2),
+        Metric("chance_test_accuracy", "test", "fraction", "none", "test accuracy of the largest class (%)", 2),
         Metric("train_seconds", "none", "seconds", "lower", "training time (s)", 1),
         Metric("images_per_second", "none", "images/s", "higher", "training speed (images/s)", 0),
     )

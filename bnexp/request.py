@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from bnexp.config import ExecConfig, RunConfig
@@ -24,7 +25,10 @@ class StudyRequest:
     def key(self) -> str:
         """The name it goes by on disk: a tier or an exploration never mixes with the declared small tier."""
         tier = "" if self.tier == "small" else f"-{self.tier}"
-        return f"{self.spec.name}{tier}{'-exploratory' if self.overrides else ''}"
+        if not self.overrides:
+            return f"{self.spec.name}{tier}"
+        digest = hashlib.sha256(" ".join(sorted(self.overrides)).encode()).hexdigest()[:6]
+        return f"{self.spec.name}{tier}-exploratory-{digest}"
 
 
 @dataclass(frozen=True)

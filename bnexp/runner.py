@@ -82,7 +82,7 @@ def make_plan(request: Request) -> Plan:
     runs = [PlannedRun(name, config, _state(store, name)) for name, config in resolved.items()]
     sweep = len(request.configs) > 1
     slots = _num_slots(request.exec, device.type) if sweep else 1
-    threads = request.exec.threads or (1 if sweep else os.cpu_count() or 1)
+    threads = request.exec.threads or (1 if sweep else _num_cores())
     worker = Worker(request.exec, device, threads, hosts)
     return Plan(tuple(runs), len(request.configs), worker, slots, store)
 
@@ -128,7 +128,8 @@ def train(request: Request) -> int:
         print(_opening(plan))
     records = _execute(plan, request.exec, keys)
     _print_summary(plan, records, request, keys)
-    return 1 if any(record.status == "failed" for record in records.values()) else 0
+    unfinished = any(run.run_id not in records for run in plan.todo)  # another process has them in hand
+    return 1 if unfinished or any(record.status == "failed" for record in records.values()) else 0
 
 
 def train_one(config: RunConfig, exec_config: ExecConfig) -> float | None:
@@ -145,7 +146,7 @@ def train_one(config: RunConfig, exec_config: ExecConfig) -> float | None:
     if record is None or record.status == "failed":
         raise StoreError(f"run {run.run_id} crashed; traceback: {plan.store.error_path(run.run_id)}")
     value = record.final["val_accuracy"]
-    return record.final["chance_accuracy"] if value is None else value
+    return record.final["chance_val_accuracy"] if value is None else value
 
 
 def freeze_study(plan: Plan, study: StudyRequest, argv: Sequence[str]) -> None:
@@ -163,6 +164,13 @@ def freeze_study(plan: Plan, study: StudyRequest, argv: Sequence[str]) -> None:
             "give the changed study a new name, or use another results folder"
         )
         raise ConfigError("study", got=study.spec.name, hint=hint)
+    run_ids = [run.run_id for run in plan.runs]
+    if before is not None and before["run_ids"] != run_ids and not study.overrides:
+        hint = (
+            f"was started in {str(plan.store.root)!r} with other runs: the data, the precision or a default has "
+            "changed since; use another results folder"
+        )
+        raise ConfigError("study", got=study.spec.name, hint=hint)
     plan.store.write_study(
         study.key,
         {
@@ -173,7 +181,7 @@ def freeze_study(plan: Plan, study: StudyRequest, argv: Sequence[str]) -> None:
             "exploratory": bool(study.overrides),
             "overrides": list(study.overrides),
             "command": shlex.join(["bnexp", "train", *argv]),
-            "run_ids": [run.run_id for run in plan.runs],
+            "run_ids": run_ids,
         },
     )
 
@@ -209,6 +217,11 @@ def _num_slots(config: ExecConfig, device_type: str) -> int:
         import torch
 
         return torch.cuda.device_count()
+    return _num_cores()
+
+
+def _num_cores() -> int:
+    """The cores that this process may use, which in a container or a job are not all there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -270,7 +283,9 @@ def _print_summary(plan: Plan, records: dict[str, RunRecord], request: Request, 
         if record is not None:
             print(f"{record.run_id}  already done: {_ending(record)}")
     elif len(plan.runs) > 1:
-        ended = Counter(record.status for record in records.values())
+        ended: Counter[str] = Counter(record.status for record in records.values())
+        left = len(plan.todo) - len(records)
+        ended.update({"left to another process": left} if left else {})
         told = ", ".join(f"{count} {status}" for status, count in sorted(ended.items())) or "nothing left to train"
         print(f"{len(plan.runs)} runs: {plan.count('done')} were done before, now {told}")
     failures = [(run, records[run.run_id]) for run in plan.todo if run.run_id in records]

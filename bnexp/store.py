@@ -25,10 +25,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes it private; a results folder may be shared
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_json(path: Path) -> Any:
@@ -109,7 +116,7 @@ class Store:
             return []
 
     def write_record(self, record: RunRecord) -> None:
-        """Write config.json, then record.json: the last file of a run."""
+        """Write record.json: the last file of a run."""
         folder = self.run_dir(record.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "record.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")

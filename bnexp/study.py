@@ -107,6 +107,14 @@ def study_from_dict(raw: Mapping[str, Any]) -> StudySpec:
     tiers = {name: _tier(name, tier) for name, tier in raw["tiers"].items()}
     if not tiers:
         raise ConfigError("study.tiers", got={}, choices=TIERS)
+    if raw["choose"]["factor"] != "lr":
+        raise ConfigError("study.choose.factor", got=raw["choose"]["factor"], hint="only lr is chosen, so far")
+    if isinstance(raw["margin"], bool) or not isinstance(raw["margin"], int | float) or not raw["margin"] > 0:
+        raise ConfigError(
+            "study.margin", got=raw["margin"], hint="expected a number above 0, in the metric's stored unit"
+        )
+    if not isinstance(raw["number"], int) or not isinstance(raw["sources"], Mapping):
+        raise ConfigError("study.number", got=raw["number"], hint="expected a whole number, and sources as a mapping")
     return StudySpec(
         name=str(raw["name"]),
         number=int(raw["number"]),

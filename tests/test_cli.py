@@ -54,6 +54,13 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
         (["results=/dev/null/here"], "cannot write to"),
         (["exec.device=cuda"], "exec.device"),
         (["data.image_size=16"], "data.image_size"),
+        (["results=2024"], "results: 2024: expected a folder"),
+        (["results=null"], "results: None: expected a folder"),
+        (["data.root=5"], "data.root: 5: expected a folder"),
+        (["schedule=step", "schedule.milestones=[0.5,a]"], "schedule.milestones"),
+        (["schedule=onecycle", "schedule.warmup_epochs=1"], "one cycle is its own warm-up"),
+        (["-m", "lr=interval(0.1,1)"], "lr: 'interval(0.1,1)'"),
+        (["-m", "study=placement", "hydra/launcher=basic"], "leave out the launcher"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(

@@ -85,7 +85,7 @@ def test_study_with_an_axis_overridden_is_exploratory_and_lies_apart() -> None:
     request = request_from_argv(["-m", "study=placement", "seed=0,1"])
     assert request.study is not None
     assert {config.seed for config in request.configs} == {0, 1}
-    assert request.study.key == "placement-exploratory"
+    assert request.study.key.startswith("placement-exploratory-")
     assert request.study.overrides == ("seed=0,1",)
 
 

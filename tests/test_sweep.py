@@ -166,6 +166,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, bnexp: 
     with Store(tmp_path / "results").lock(name, timeout_seconds=0) as held:
         assert held
         done = bnexp("train", "exec.precision=fp32", *TINY)
+        assert done.returncode == 1
     assert "another process is training it" in done.stdout
     assert Store(tmp_path / "results").record(name) is None
 
@@ -192,7 +193,8 @@ def test_plan_and_status_tell_the_truth(bnexp: Bnexp) -> None:
 def test_a_study_is_frozen_and_a_changed_declaration_is_refused(bnexp: Bnexp, tmp_path: Path) -> None:
     grid = ("train", "-m", "study=placement", "seed=0", "model=cnn", "model.activation=relu", "lr=0.1", "epochs=1")
     assert bnexp(*grid, "data.train_limit=100").returncode == 0
-    frozen = json.loads((tmp_path / "results/studies/placement-exploratory/study.json").read_text())
+    (path,) = tmp_path.glob("results/studies/placement-exploratory-*/study.json")
+    frozen = json.loads(path.read_text())
     assert frozen["exploratory"] is True
     assert len(frozen["run_ids"]) == 2
     assert "seed=0" in frozen["overrides"]

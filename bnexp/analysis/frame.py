@@ -65,7 +65,7 @@ def score(runs: pd.DataFrame, metric: str) -> pd.Series:
     """
     values = runs[metric].astype("float64")
     if METRICS[metric].unit == "fraction":
-        values = values.fillna(runs["chance_accuracy"].astype("float64"))
+        values = values.fillna(runs[f"chance_{metric}"].astype("float64"))
     return values
 
 

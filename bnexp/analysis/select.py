@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,9 +10,12 @@ import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
 from bnexp.analysis.stats import PairedDifference, largest_healthy, paired_difference
+from bnexp.errors import StoreError
+from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
 
 NO_NORM = "no norm"
+WORST = -1e9  # the vote of a run that has no value to vote with
 # names say more than numbers: where one key follows from another, the one named first here stands for both
 FIRST_KEYS = ("data.name", "model.name", "model.activation", "model.init", "model.depth", "model.width", "optim.name")
 
@@ -111,7 +115,7 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
         tuning_seeds=tuning,
         shared_seeds=shared,
         untuned=untuned,
-        pairs=_pairs(runs, arms, study),
+        pairs=_pairs(runs, arms, arm_keys, study),
         margin=study.margin if study else None,
         confounded=confounded,
         fixed={key: runs[key].iloc[0] for key in config_keys(runs) if key not in varying},
@@ -133,10 +137,13 @@ def same_lr_effects(selection: Selection) -> list[Effect]:
 
 def healthy_limits(selection: Selection) -> dict[tuple[str, str], float | None]:
     """(arm, stratum) -> the largest learning rate at which at least 80 % of the runs are healthy."""
+    return {key: largest_healthy(ladder) for key, ladder in health_ladders(selection).items()}
+
+
+def health_ladders(selection: Selection) -> dict[tuple[str, str], dict[float, list[bool]]]:
+    """(arm, stratum) -> learning rate -> whether each reported run neither diverged nor collapsed."""
     return {
-        (str(arm), str(stratum)): largest_healthy(
-            {float(str(lr)): list(flags) for lr, flags in group.groupby("lr")["healthy"]}
-        )
+        (str(arm), str(stratum)): {float(str(lr)): list(flags) for lr, flags in group.groupby("lr")["healthy"]}
         for (arm, stratum), group in selection.reported_seeds(selection.runs).groupby(["arm", "stratum"], sort=False)
     }
 
@@ -224,13 +231,30 @@ def _arm_order(runs: pd.DataFrame, study: StudySpec | None) -> tuple[str, ...]:
     return tuple(sorted(arms, key=lambda arm: arm not in controls))
 
 
-def _pairs(runs: pd.DataFrame, arms: Sequence[str], study: StudySpec | None) -> tuple[tuple[str, str], ...]:
-    if study is None or study.comparison.factor not in runs:
+def _pairs(
+    runs: pd.DataFrame, arms: Sequence[str], arm_keys: Sequence[str], study: StudySpec | None
+) -> tuple[tuple[str, str], ...]:
+    if study is None:
         return tuple((arms[0], arm) for arm in arms[1:])
+    if study.comparison.factor not in runs:
+        raise StoreError(f"study {study.name!r}: its runs have no key {study.comparison.factor!r} to compare")
     factor = runs[study.comparison.factor]
-    controls = [arm for arm in arms if arm in set(runs.loc[factor == study.comparison.control, "arm"])]
-    treatments = [arm for arm in arms if arm in set(runs.loc[factor == study.comparison.treatment, "arm"])]
-    return tuple((control, treatment) for control in controls for treatment in treatments)
+    others = [key for key in arm_keys if key != study.comparison.factor and not _follows(runs, key, study)]
+    pairs = []
+    for control, treatment in itertools.permutations(arms, 2):
+        a, b = runs[runs["arm"] == control].iloc[0], runs[runs["arm"] == treatment].iloc[0]
+        factors = (a[study.comparison.factor], b[study.comparison.factor])
+        if factors == (study.comparison.control, study.comparison.treatment) and all(a[k] == b[k] for k in others):
+            pairs.append((control, treatment))
+    if not pairs and {study.comparison.control, study.comparison.treatment} <= set(factor):
+        raise StoreError(f"study {study.name!r}: no two arms differ in {study.comparison.factor} alone")
+    return tuple(pairs)
+
+
+def _follows(runs: pd.DataFrame, key: str, study: StudySpec) -> bool:
+    """Whether an option exists for one value of the factor only, such as eps for a norm and not for none."""
+    factor = study.comparison.factor
+    return any(bool(group[key].isna().all()) for _, group in runs.groupby(factor, dropna=False))
 
 
 def _choose_lr(
@@ -243,7 +267,9 @@ def _choose_lr(
     declared = [seed for seed in (study.choose.seeds if study else ()) if seed in seeds]
     shared = not declared or set(declared) == set(seeds)
     tuning = seeds if shared else declared
-    votes = runs.assign(vote=score(runs, metric))
+    # a run without this metric, having diverged, must lose the vote and not be left out of it
+    sign = 1.0 if METRICS[metric].direction == "higher" else -1.0
+    votes = runs.assign(vote=(sign * score(runs, metric)).fillna(WORST))
     best: dict[tuple[str, str], float] = {}
     untuned = []
     for (arm, stratum), group in votes.groupby(["arm", "stratum"], sort=False):
@@ -251,5 +277,6 @@ def _choose_lr(
         if voting.empty:
             untuned.append((str(arm), str(stratum)))
             voting = group
-        best[str(arm), str(stratum)] = float(str(voting.groupby("lr", sort=True)["vote"].mean().idxmax()))
+        votes_by_lr = voting.groupby("lr", sort=True)["vote"].mean()
+        best[str(arm), str(stratum)] = float(str(votes_by_lr.idxmax()))
     return best, tuple(tuning) if tuned or not shared else (), shared, tuple(untuned)

@@ -120,6 +120,11 @@ def paired_difference(
     )
 
 
+def unhealthy_rates(healthy: Mapping[float, Sequence[bool]]) -> list[float]:
+    """The learning rates with less than 80 % healthy runs, ascending."""
+    return sorted(lr for lr, flags in healthy.items() if np.mean(flags) < HEALTHY_SHARE)
+
+
 def largest_healthy(healthy: Mapping[float, Sequence[bool]]) -> float | None:
     """The largest learning rate with at least 80 % healthy runs; None if none has.
 

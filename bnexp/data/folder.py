@@ -130,7 +130,10 @@ def _images(root: Path, folder: Path) -> list[tuple[str, int, int]]:
     with os.scandir(folder) as files:
         for file in files:
             if Path(file.name).suffix.lower() in SUFFIXES and not file.name.startswith("."):
-                stat = file.stat()
+                try:
+                    stat = file.stat()
+                except OSError as error:
+                    raise DataError(f"data.root: {file.path!r} cannot be read ({error.strerror})") from error
                 stamps.append((str(Path(file.path).relative_to(root)), stat.st_size, stat.st_mtime_ns))
     return sorted(stamps)
 

@@ -40,7 +40,7 @@ class DeviceData:
     Attributes:
         train_x, val_x, test_x: (N, C, H, W) uint8; train_y, val_y, test_y: (N,) int64.
         scale, shift: (1, C, 1, 1) float32; x * scale + shift normalizes raw pixels by the training set's statistics.
-        chance_accuracy: what always answering the largest training class scores on test.
+        chance: split -> what always answering the largest training class scores on it.
     """
 
     train_x: Tensor
@@ -52,7 +52,7 @@ class DeviceData:
     scale: Tensor
     shift: Tensor
     num_classes: int
-    chance_accuracy: float
+    chance: dict[str, float]
 
 
 def load_host_data(config: DataConfig, root: Path | None) -> HostData:
@@ -90,7 +90,11 @@ def to_device(host: HostData, device: torch.device) -> DeviceData:
         scale=tensor(scale.astype(np.float32)).view(1, -1, 1, 1),
         shift=tensor(shift.astype(np.float32)).view(1, -1, 1, 1),
         num_classes=images.num_classes,
-        chance_accuracy=float((images.test_labels == majority).mean()),
+        chance={
+            "train": float((train_y == majority).mean()),
+            "val": float((images.train_labels[split.val] == majority).mean()),
+            "test": float((images.test_labels == majority).mean()),
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,22 +61,32 @@ def execute_run(
         The record, or None when another process is training this run.
     """
     name = run_id(config)
-    with store.lock(name, timeout_seconds=LOCK_SECONDS) as held:
-        if not held:
-            return None
-        done = store.record(name)
-        if done is not None and done.status != "failed":
-            return done
-        try:
+    try:
+        with store.lock(name, timeout_seconds=LOCK_SECONDS) as held:
+            if not held:
+                return None
+            done = store.record(name)
+            if done is not None and done.status != "failed":
+                return done
             record = _train(config, name, worker, store, on_epoch)
-        except Exception as error:  # the one boundary: whatever a run raises must not stop the others
-            record = failed_record(config, worker.exec, error=_last_line(error))
-            store.error_path(name).write_text(traceback.format_exc())
-        store.write_record(record)
-        if record.status != "failed":
+            store.write_record(record)
             store.checkpoint_path(name).unlink(missing_ok=True)
             store.error_path(name).unlink(missing_ok=True)
+            return record
+    except Exception as error:  # the one boundary: whatever a run raises must not stop the others
+        record = failed_record(config, worker.exec, error=_last_line(error))
+        write_failure(record, store, traceback.format_exc())
         return record
+
+
+def write_failure(record: RunRecord, store: Store, details: str) -> None:
+    """Leave a failed record and its traceback; where not even that can be written, the sweep goes on without."""
+    try:
+        store.run_dir(record.run_id).mkdir(parents=True, exist_ok=True)
+        store.error_path(record.run_id).write_text(details)
+        store.write_record(record)
+    except OSError as error:
+        print(f"bnexp: {record.run_id}: its failure could not be recorded ({error})", file=sys.stderr)
 
 
 def failed_record(config: RunConfig, exec_config: ExecConfig, *, error: str) -> RunRecord:

@@ -82,11 +82,14 @@ def train_run(
         row = train_epoch(model, optimizer, config, data, epoch=len(history))
         if math.isfinite(row["train_loss"]):
             started = time.perf_counter()
-            row |= _prefixed("val", evaluate(model, data.val_x, data.val_y, data, config.precision))
+            val_loss, val_accuracy = evaluate(model, data.val_x, data.val_y, data, config.precision)
+            row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
             eval_seconds += time.perf_counter() - started
-        else:
+        if not math.isfinite(row["train_loss"]) or not math.isfinite(row["val_loss"]):
+            # the last step may blow up the weights when its own loss was still finite: validation shows it
             status = "diverged"
-            row |= {"train_loss": None, "val_loss": None, "val_accuracy": None}
+            train_loss = row["train_loss"] if math.isfinite(row["train_loss"]) else None
+            row |= {"train_loss": train_loss, "val_loss": None, "val_accuracy": None}
         history.append(row)
         on_epoch(row)
         if status == "diverged":
@@ -217,7 +220,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision
 
 def final_metrics(model: nn.Module, data: DeviceData, precision: str, *, diverged: bool) -> dict[str, float | None]:
     """Loss and accuracy on train, val and test in eval mode; null for a diverged run, which has none to speak of."""
-    final: dict[str, float | None] = {"chance_accuracy": data.chance_accuracy}
+    final: dict[str, float | None] = {f"chance_{split}_accuracy": chance for split, chance in data.chance.items()}
     for split, x, y in (
         ("train", data.train_x, data.train_y),
         ("val", data.val_x, data.val_y),
@@ -226,19 +229,15 @@ def final_metrics(model: nn.Module, data: DeviceData, precision: str, *, diverge
         if diverged:
             final |= {f"{split}_loss": None, f"{split}_accuracy": None}
         else:
-            final |= _prefixed(split, evaluate(model, x, y, data, precision))
+            loss, accuracy = evaluate(model, x, y, data, precision)
+            final |= {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
     return final
-
-
-def _prefixed(split: str, values: tuple[float, float]) -> dict[str, float | None]:
-    loss, accuracy = values
-    return {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
 
 
 def _at_chance(final: dict[str, float | None], data: DeviceData) -> bool:
     """Whether accuracy on train and on val are both within what guessing could score."""
-    chance = data.chance_accuracy
     for split, count in (("train", len(data.train_y)), ("val", len(data.val_y))):
+        chance = data.chance[split]
         accuracy = final[f"{split}_accuracy"]
         assert accuracy is not None
         if accuracy > chance + CHANCE_Z * math.sqrt(chance * (1 - chance) / count):

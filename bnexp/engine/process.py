@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Worker, execute_run, failed_record
+from bnexp.engine.execute import Worker, execute_run, failed_record, write_failure
 from bnexp.identity import run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -35,6 +35,7 @@ TELL_SECONDS = 0.2  # least time between two messages about epochs
 class _Slot:
     """A living worker and the run that it has in hand."""
 
+    index: int
     process: BaseProcess
     pipe: Connection
     config: RunConfig | None = None
@@ -55,11 +56,16 @@ def execute_processes(
     try:
         while pending or any(slot.config is not None for slot in living):
             while pending and len(living) < slots:
-                living.append(_start(worker, store, index=len(living)))
+                used = {slot.index for slot in living}
+                free = next(index for index in range(slots) if index not in used)
+                living.append(_start(worker, store, index=free))
             for slot in living:
                 if slot.config is None and pending:
+                    try:
+                        slot.pipe.send(pending[0])
+                    except BrokenPipeError:  # it died while idle: the run stays pending, a fresh worker comes
+                        continue
                     slot.config = pending.popleft()
-                    slot.pipe.send(slot.config)
             wait([handle for slot in living for handle in (slot.pipe, slot.process.sentinel)])
             for slot in list(living):
                 if not _listen(slot, on_epoch, on_record):
@@ -85,7 +91,7 @@ def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
     process = context.Process(target=_work, args=(there, worker, store, os.getpid()), daemon=True)
     process.start()
     there.close()
-    return _Slot(process, here)
+    return _Slot(index, process, here)
 
 
 def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
@@ -141,10 +147,5 @@ def _record_death(slot: _Slot, config: RunConfig, worker: Worker, store: Store) 
     code = slot.process.exitcode
     cause = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit status {code}"
     record = failed_record(config, worker.exec, error=f"the worker process ended by {cause}")
-    name = run_id(config)
-    store.run_dir(name).mkdir(parents=True, exist_ok=True)
-    store.error_path(name).write_text(
-        f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n"
-    )
-    store.write_record(record)
+    write_failure(record, store, f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n")
     return record

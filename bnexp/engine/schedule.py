@@ -32,8 +32,9 @@ def lr_factor(schedule: ScheduleConfig, *, step: int, num_steps: int, steps_per_
     assert schedule.start_factor is not None
     assert schedule.end_factor is not None
     peak = schedule.peak_at * num_steps - 1
-    if step <= peak:
+    if peak > 0 and step <= peak:
         return _cosine(schedule.start_factor, 1.0, step / peak)
+    peak = max(0.0, peak)
     return _cosine(1.0, schedule.end_factor, (step - peak) / max(1.0, num_steps - 1 - peak))
 
 

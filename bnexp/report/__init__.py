@@ -53,7 +53,10 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
     selection = select(frame.runs, spec)
     tables = make_tables(selection)
     readings = limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)]
-    remarks = notes(selection) + _completeness(frame, frozen is not None)
+    exploratory = (
+        ["Exploratory: the declared study was changed on the command line."] if frozen and frozen["exploratory"] else []
+    )
+    remarks = exploratory + notes(selection) + _completeness(frame, frozen is not None)
     folder = out or store.report_dir(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
     caption = (
         f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
         f"Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % t "
-        f"interval; ×: diverged or collapsed, scored at chance and counted in the mean.{panel_note(selection)}"
+        f"interval; ×: diverged (scored at chance) or collapsed, counted in the mean.{panel_note(selection)}"
     )
     return figure, caption
 
@@ -134,7 +134,7 @@ def draw_lr(selection: Selection, store: Store) -> Drawn:
         return None
     caption = (
         "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: "
-        "diverged or collapsed, scored at chance and counted in the mean. "
+        "diverged (scored at chance) or collapsed, counted in the mean. "
         f"{_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
     )
     return _lines(selection, "lr", "learning rate"), caption
@@ -146,7 +146,7 @@ def draw_batch_size(selection: Selection, store: Store) -> Drawn:
         return None
     caption = (
         "Final result over the batch size (log scale), each arm at its own best learning rate for each batch size. "
-        "Lines: mean over seeds; small markers: one seed each; ×: diverged or collapsed, scored at chance."
+        "Lines: mean over seeds; small markers: one seed each; ×: diverged (scored at chance) or collapsed."
     )
     return _lines(selection, "batch_size", "batch size"), caption
 
@@ -176,7 +176,7 @@ def draw_heatmap(selection: Selection, store: Store) -> Drawn:
     figure.colorbar(image, ax=axes, label=metric.label, shrink=0.8)
     caption = (
         f"Mean {metric.label} over learning rate and batch size; brighter is better. Where runs diverged or collapsed, "
-        f"×k says how many; they are scored at chance. {_seed_counts(selection, runs)}."
+        f"×k says how many; diverged ones are scored at chance. {_seed_counts(selection, runs)}."
     )
     return figure, caption
 
@@ -239,7 +239,7 @@ def _val_matrix(cell: pd.DataFrame, history: pd.DataFrame) -> np.ndarray:
     """(seeds, epochs) validation accuracy; what a diverged run did not reach counts as chance."""
     epochs = int(cell["epochs"].max())
     rows = []
-    for run_id, chance in zip(cell["run_id"], cell["chance_accuracy"], strict=True):
+    for run_id, chance in zip(cell["run_id"], cell["chance_val_accuracy"], strict=True):
         values = np.full(epochs, float(chance))
         own = history[history["run_id"] == run_id]
         measured = own["val_accuracy"].astype("float64").fillna(float(chance))

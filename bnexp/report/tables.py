@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnexp.analysis.select import Effect, Selection, healthy_limits, own_best_effects, same_lr_effects
-from bnexp.analysis.stats import Estimate, mean_interval
+from bnexp.analysis.select import Effect, Selection, health_ladders, own_best_effects, same_lr_effects
+from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhealthy_rates
 from bnexp.metrics import METRICS, Metric
 
 Rows = list[dict[str, object]]
@@ -99,15 +99,17 @@ def limits_table(selection: Selection) -> Table:
     """The largest learning rate at which at least 80 % of an arm's runs neither diverge nor collapse."""
     exact: Rows = []
     shown: Rows = []
-    for (arm, stratum), limit in healthy_limits(selection).items():
-        ladder = selection.cell(selection.runs, arm, stratum)["lr"]
+    for (arm, stratum), ladder in health_ladders(selection).items():
+        limit, tried = largest_healthy(ladder), sorted(ladder)
+        holes = [lr for lr in unhealthy_rates(ladder) if limit is not None and lr < limit]
+        below = " ".join(f"{lr:g}" for lr in holes)
         key = {"stratum": stratum, "arm": arm}
-        top = limit == ladder.max()
-        exact.append(
-            {**key, "largest_healthy_lr": limit, "smallest_tried": ladder.min(), "largest_tried": ladder.max()}
-        )
-        text = "none of those tried" if limit is None else f"{limit:g}{' or more (end of the ladder)' if top else ''}"
-        shown.append({**key, "largest healthy learning rate": text, "tried": f"{ladder.min():g} to {ladder.max():g}"})
+        exact.append({**key, "largest_healthy_lr": limit, "unhealthy_below": below,
+                      "smallest_tried": tried[0], "largest_tried": tried[-1]})  # fmt: skip
+        more = " or more (end of the ladder)" if limit == tried[-1] else ""
+        text = "none of those tried" if limit is None else f"{limit:g}{more}"
+        shown.append({**key, "largest healthy learning rate": text, "unhealthy below it": below or "none",
+                      "tried": f"{tried[0]:g} to {tried[-1]:g}"})  # fmt: skip
     return _table(
         "largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection
     )

@@ -89,12 +89,12 @@ def notes(selection: Selection) -> list[str]:
     if selection.tuning_seeds and not selection.shared_seeds:
         seeds = ", ".join(map(str, selection.tuning_seeds))
         found.append(
-            f"Each arm's own best learning rate was chosen by mean validation accuracy over the tuning seeds {seeds}, "
+            f"Each arm's own best learning rate was chosen on validation by its mean over the tuning seeds {seeds}, "
             "which are not reported."
         )
     elif selection.tuning_seeds:
         found.append(
-            "Each arm's own best learning rate was chosen by mean validation accuracy over the same seeds that are "
+            "Each arm's own best learning rate was chosen on validation by its mean over the same seeds that are "
             "reported: the chosen results are slightly optimistic."
         )
     if selection.untuned:
@@ -112,6 +112,11 @@ def notes(selection: Selection) -> list[str]:
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
         )
     scored = selection.reporting()
+    if len(selection.pairs) * len(selection.strata) > 1:
+        found.append(
+            "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
+        )
+    found.append("The intervals cover the seeds alone: one data split, one test set.")
     smallest = int(scored.groupby(["arm", "stratum"]).size().min()) if len(scored) else 0
     if smallest < 6:
         seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"

@@ -130,7 +130,24 @@ def test_training_ends_early_when_the_loss_is_not_finite(data: DeviceData) -> No
     assert outcome.status == "diverged"
     assert len(outcome.history) < 3
     assert outcome.final["test_accuracy"] is None
-    assert 0.05 < (outcome.final["chance_accuracy"] or 0) < 0.15
+    assert 0.05 < (outcome.final["chance_test_accuracy"] or 0) < 0.15
+
+
+def test_weights_that_blow_up_in_the_last_step_are_a_divergence(data: DeviceData) -> None:
+    outcome = train_run(compose("lr=1e30", "norm=none", "epochs=1", "data.train_limit=64"), data, CPU)
+    assert outcome.status == "diverged"
+    assert outcome.final["test_accuracy"] is None
+
+
+def test_chance_is_measured_on_the_split_that_it_is_held_against(data: DeviceData) -> None:
+    skewed = dataclasses.replace(data, chance={"train": 0.1, "val": 0.1, "test": 0.9})
+    assert train_run(compose("epochs=8"), skewed, CPU).status == "finished"
+    lazy = dataclasses.replace(data, chance={"train": 0.999, "val": 0.999, "test": 0.1})
+    assert train_run(compose("epochs=8"), lazy, CPU).status == "collapsed"
+
+
+def test_one_cycle_of_two_steps_is_finite(data: DeviceData) -> None:
+    assert factors("onecycle", 2, peak_at=0.5, start_factor=0.04, end_factor=4e-6) == pytest.approx([1.0, 4e-6])
 
 
 def test_training_that_learns_nothing_has_collapsed(data: DeviceData) -> None:

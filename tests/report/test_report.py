@@ -37,9 +37,10 @@ def write_run(store: Store, config: RunConfig, status: str, accuracy: float) -> 
     measured = None if status == "diverged" else accuracy
     final = {f"{split}_accuracy": measured for split in ("train", "val", "test")}
     final |= {f"{split}_loss": None if measured is None else 1 - accuracy for split in ("train", "val", "test")}
+    final |= {f"chance_{split}_accuracy": CHANCE for split in ("train", "val", "test")}
     name = run_id(config)
     record = RunRecord(
-        name, cell_id(config), status, config.to_dict(), {}, {**final, "chance_accuracy": CHANCE, "train_seconds": 1.0},  # type: ignore[arg-type]
+        name, cell_id(config), status, config.to_dict(), {}, final,  # type: ignore[arg-type]
         {"train": 1.0, "eval": 0.1}, ENVIRONMENT, 1234, 3, "ValueError: <b>boom</b>" if status == "failed" else None,
     )  # fmt: skip
     store.write_config(name, config.to_dict())
