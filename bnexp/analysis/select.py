@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,9 +28,11 @@ class Selection:
         arms, strata: their labels, in the order they are shown.
         best_lr: (arm, stratum) -> the learning rate with the best mean validation accuracy over `tuning_seeds`.
         tuning_seeds: seeds that chose the learning rate; empty where there was nothing to choose.
+        gaps: (arm, stratum) -> learning rates that others in its stratum were judged at and it was not, or not at
+            all tuning seeds.
+        untuned: (arm, stratum) without any tuning run: the seeds that are reported chose its learning rate.
         shared_seeds: the tuning seeds are reported too, for there are no others.
-        untuned: (arm, stratum) without a tuning run that ended: chosen by the runs that are reported.
-        pairs: (control arm, treatment arm), each to be compared.
+        pairs: (stratum, control arm, treatment arm), each to be compared.
         margin: the smallest difference that matters, in the metric's stored unit; None where nothing was declared.
         confounded: keys outside the norm that differ between the arms as well.
         fixed: key -> value that all runs share, for captions.
@@ -44,8 +45,9 @@ class Selection:
     best_lr: dict[tuple[str, str], float]
     tuning_seeds: tuple[int, ...]
     shared_seeds: bool
+    gaps: dict[tuple[str, str], tuple[float, ...]]
     untuned: tuple[tuple[str, str], ...]
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str, str], ...]
     margin: float | None
     confounded: tuple[str, ...]
     fixed: dict[str, object] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Effect:
 
     Attributes:
         lr: the learning rate that both arms share, or None: each is at its own best.
+        unhealthy: paired seeds with a diverged or collapsed run in either arm.
     """
 
     control: str
@@ -78,6 +81,7 @@ class Effect:
     stratum: str
     lr: float | None
     difference: PairedDifference
+    unhealthy: tuple[int, ...]
 
 
 def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
@@ -91,7 +95,9 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
     runs = runs.copy()
     metric = study.metric if study else "test_accuracy"
     varying = [key for key in config_keys(runs) if runs[key].nunique(dropna=False) > 1]
-    arm_keys = _independent(runs, _arm_keys(varying, study), given=[])
+    factor = [study.comparison.factor] if study and study.comparison.factor in runs else []
+    # the study's factor parts the arms even while only one of its values has run
+    arm_keys = [*factor, *_independent(runs, _arm_keys(varying, factor), given=factor)]
     others = [
         key for key in varying if key not in arm_keys and key not in ("lr", "seed") and not key.startswith("norm.")
     ]
@@ -105,17 +111,19 @@ def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
     runs["score"] = score(runs, metric)
     runs["healthy"] = ~runs["status"].isin(UNHEALTHY)
     arms = _arm_order(runs, study)
-    best, tuning, shared, untuned = _choose_lr(runs, study)
+    strata = tuple(runs.sort_values(strata_keys, kind="stable")["stratum"].unique()) if strata_keys else ("",)
+    choice = _choose_lr(runs, study)
     return Selection(
         runs=runs,
         metric=metric,
         arms=arms,
-        strata=tuple(runs.sort_values(strata_keys, kind="stable")["stratum"].unique()) if strata_keys else ("",),
-        best_lr=best,
-        tuning_seeds=tuning,
-        shared_seeds=shared,
-        untuned=untuned,
-        pairs=_pairs(runs, arms, arm_keys, study),
+        strata=strata,
+        best_lr=choice.best,
+        tuning_seeds=choice.seeds,
+        shared_seeds=choice.shared,
+        gaps=choice.gaps,
+        untuned=choice.untuned,
+        pairs=tuple(pair for stratum in strata for pair in _pairs(runs, arms, stratum, arm_keys, study)),
         margin=study.margin if study else None,
         confounded=confounded,
         fixed={key: runs[key].iloc[0] for key in config_keys(runs) if key not in varying},
@@ -150,12 +158,13 @@ def health_ladders(selection: Selection) -> dict[tuple[str, str], dict[float, li
 
 def _effects(selection: Selection, runs: pd.DataFrame, lr: float | None) -> list[Effect]:
     effects = []
-    for stratum in selection.strata:
-        for control, treatment in selection.pairs:
-            values = [_by_seed(selection.cell(runs, arm, stratum)) for arm in (treatment, control)]
-            difference = paired_difference(values[0], values[1])
-            if difference is not None:
-                effects.append(Effect(control, treatment, stratum, lr, difference))
+    for stratum, control, treatment in selection.pairs:
+        cells = [selection.cell(runs, arm, stratum) for arm in (treatment, control)]
+        difference = paired_difference(_by_seed(cells[0]), _by_seed(cells[1]))
+        if difference is not None:
+            sick = {int(seed) for cell in cells for seed in cell.loc[~cell["healthy"], "seed"]}
+            unhealthy = tuple(seed for seed in difference.seeds if seed in sick)
+            effects.append(Effect(control, treatment, stratum, lr, difference, unhealthy))
     return effects
 
 
@@ -165,12 +174,12 @@ def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(scored["seed"], scored["score"], strict=True)}
 
 
-def _arm_keys(varying: Sequence[str], study: StudySpec | None) -> list[str]:
-    factor = [study.comparison.factor] if study and study.comparison.factor in varying else []
+def _arm_keys(varying: Sequence[str], factor: Sequence[str]) -> list[str]:
+    """What parts the arms besides the study's factor: whatever varies of the norm, else the first other key."""
     norm = [key for key in ("norm.kind", "norm.placement") if key in varying and key not in factor]
     norm += [key for key in varying if key.startswith("norm.") and key not in norm and key not in factor]
     if factor or norm:
-        return [*factor, *norm]
+        return norm
     rest = [key for key in _names_first(varying) if key not in ("lr", "seed", "batch_size")]
     return rest[:1]
 
@@ -208,12 +217,15 @@ def _stratum_label(row: pd.Series, keys: Sequence[str]) -> str:
 
 
 def _word(key: str, value: object) -> str:
-    """`relu` speaks for itself; a number, or a yes or no, needs its key."""
+    """`relu` speaks for itself; a number, or a yes or no, needs its key. No two values share a word."""
     if isinstance(value, str):
         return value
-    return (
-        f"{key.rpartition('.')[2]} {value:g}" if isinstance(value, int | float) else f"{key.rpartition('.')[2]} {value}"
-    )
+    leaf = key.rpartition(".")[2].replace("_", " ")
+    if isinstance(value, float) and value.is_integer():  # pandas reads 500 and null as 500.0 and nan
+        value = int(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{leaf} {value:g}"
+    return f"{leaf} {value}"
 
 
 def _absent(value: object) -> bool:
@@ -232,51 +244,71 @@ def _arm_order(runs: pd.DataFrame, study: StudySpec | None) -> tuple[str, ...]:
 
 
 def _pairs(
-    runs: pd.DataFrame, arms: Sequence[str], arm_keys: Sequence[str], study: StudySpec | None
-) -> tuple[tuple[str, str], ...]:
+    runs: pd.DataFrame, arms: Sequence[str], stratum: str, keys: Sequence[str], study: StudySpec | None
+) -> list[tuple[str, str, str]]:
+    """What to compare in a stratum: arms that differ in the study's factor alone; without a study, each with the first.
+
+    A stratum that lacks the arm without a norm still compares those it has.
+    """
+    here = runs[runs["stratum"] == stratum].drop_duplicates("arm").set_index("arm")
+    present = [arm for arm in arms if arm in here.index]
     if study is None:
-        return tuple((arms[0], arm) for arm in arms[1:])
+        return [(stratum, present[0], arm) for arm in present[1:]]
     if study.comparison.factor not in runs:
         raise StoreError(f"study {study.name!r}: its runs have no key {study.comparison.factor!r} to compare")
-    factor = runs[study.comparison.factor]
-    others = [key for key in arm_keys if key != study.comparison.factor and not _follows(runs, key, study)]
-    pairs = []
-    for control, treatment in itertools.permutations(arms, 2):
-        a, b = runs[runs["arm"] == control].iloc[0], runs[runs["arm"] == treatment].iloc[0]
-        factors = (a[study.comparison.factor], b[study.comparison.factor])
-        if factors == (study.comparison.control, study.comparison.treatment) and all(a[k] == b[k] for k in others):
-            pairs.append((control, treatment))
-    if not pairs and {study.comparison.control, study.comparison.treatment} <= set(factor):
-        raise StoreError(f"study {study.name!r}: no two arms differ in {study.comparison.factor} alone")
-    return tuple(pairs)
-
-
-def _follows(runs: pd.DataFrame, key: str, study: StudySpec) -> bool:
-    """Whether an option exists for one value of the factor only, such as eps for a norm and not for none."""
     factor = study.comparison.factor
-    return any(bool(group[key].isna().all()) for _, group in runs.groupby(factor, dropna=False))
+    controls = [arm for arm in present if here.loc[arm, factor] == study.comparison.control]
+    treatments = [arm for arm in present if here.loc[arm, factor] == study.comparison.treatment]
+    others = [key for key in keys if key != factor]
+    return [
+        (stratum, control, treatment)
+        for control in controls
+        for treatment in treatments
+        if all(_compatible(here.loc[control, key], here.loc[treatment, key]) for key in others)
+    ]
 
 
-def _choose_lr(
-    runs: pd.DataFrame, study: StudySpec | None
-) -> tuple[dict[tuple[str, str], float], tuple[int, ...], bool, tuple[tuple[str, str], ...]]:
+def _compatible(one: object, other: object) -> bool:
+    """Equal, or a key that one of them does not have: no norm has no placement."""
+    return _absent(one) or _absent(other) or one == other
+
+
+@dataclass(frozen=True)
+class _LrChoice:
+    """How `Selection.best_lr` came about; the fields mean there what they mean here."""
+
+    best: dict[tuple[str, str], float]
+    seeds: tuple[int, ...]
+    shared: bool
+    gaps: dict[tuple[str, str], tuple[float, ...]]
+    untuned: tuple[tuple[str, str], ...]
+
+
+def _choose_lr(runs: pd.DataFrame, study: StudySpec | None) -> _LrChoice:
     """Each arm's own best learning rate; ties go to the smaller one."""
-    tuned = runs["lr"].nunique() > 1
-    metric = study.choose.metric if study else "val_accuracy"
     seeds = sorted(int(seed) for seed in runs["seed"].unique())
     declared = [seed for seed in (study.choose.seeds if study else ()) if seed in seeds]
     shared = not declared or set(declared) == set(seeds)
     tuning = seeds if shared else declared
     # a run without this metric, having diverged, must lose the vote and not be left out of it
+    metric = study.choose.metric if study else "val_accuracy"
     sign = 1.0 if METRICS[metric].direction == "higher" else -1.0
     votes = runs.assign(vote=(sign * score(runs, metric)).fillna(WORST))
+    ladders = {str(stratum): sorted(group["lr"].unique()) for stratum, group in runs.groupby("stratum")}
     best: dict[tuple[str, str], float] = {}
+    gaps: dict[tuple[str, str], tuple[float, ...]] = {}
     untuned = []
     for (arm, stratum), group in votes.groupby(["arm", "stratum"], sort=False):
+        key = (str(arm), str(stratum))
         voting = group[group["seed"].isin(tuning)]
-        if voting.empty:
-            untuned.append((str(arm), str(stratum)))
+        if voting.empty:  # its tuning runs are missing or crashed: what it has must choose, and the report says so
+            untuned.append(key)
             voting = group
-        votes_by_lr = voting.groupby("lr", sort=True)["vote"].mean()
-        best[str(arm), str(stratum)] = float(str(votes_by_lr.idxmax()))
-    return best, tuple(tuning) if tuned or not shared else (), shared, tuple(untuned)
+        voted = {float(str(lr)): set(cell["seed"]) for lr, cell in voting.groupby("lr")}
+        needed = set() if shared else set(tuning)
+        lacking = tuple(float(lr) for lr in ladders[key[1]] if lr not in voted or not needed <= voted[float(lr)])
+        if lacking and key not in untuned:
+            gaps[key] = lacking
+        best[key] = float(str(voting.groupby("lr", sort=True)["vote"].mean().idxmax()))
+    tuned = runs["lr"].nunique() > 1
+    return _LrChoice(best, tuple(tuning) if tuned or not shared else (), shared, gaps, tuple(untuned))

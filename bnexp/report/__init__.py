@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import own_best_effects, select
 from bnexp.errors import ConfigError, StoreError
-from bnexp.report.figures import draw_figures
+from bnexp.report.figures import CAPTIONS, FIGURES, draw_figures
 from bnexp.report.page import render_page
-from bnexp.report.tables import Table, make_tables, write_tables
-from bnexp.report.words import limit_readings, notes, reading
+from bnexp.report.tables import TABLES, Table, make_tables, write_tables
+from bnexp.report.words import count, limit_readings, notes, reading
 from bnexp.store import Store
 from bnexp.study import StudySpec, study_from_dict
 
 EVERYTHING = "all"
+COLUMNS = 100
+SUFFIXES = {"figures": (".png", ".svg", ".pdf"), "tables": (".csv", ".md", ".tex")}
 PRINTED = ("arms", "largest-healthy-lr")  # the tables that the command line shows; the page has all
 
 
@@ -35,7 +38,7 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
     """Draw, tabulate and write the report of one study, or of every run in the results folder.
 
     Args:
-        out: folder to write; its figures/ and tables/ are replaced.
+        out: folder to write. Files of an earlier report there are replaced or removed, others are left alone.
 
     Raises:
         ConfigError: no such study was started here.
@@ -71,13 +74,24 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
                 readings=readings, remarks=remarks, figure_folder=work / "figures",
             )  # fmt: skip
             (work / "report.html").write_text(page)
-            for part in ("figures", "tables"):
-                shutil.rmtree(folder / part, ignore_errors=True)
-                (work / part).rename(folder / part)
+            _move(work / "figures", folder / "figures", names={name for name, _, _ in FIGURES})
+            _move(work / "tables", folder / "tables", names=set(TABLES))
             (work / "report.html").replace(folder / "report.html")
     except OSError as error:
         raise StoreError(f"--out: cannot write to {str(folder)!r}: {error.strerror or error}") from error
     return ReportResult(name, folder / "report.html", _console(name, spec, tables, readings, remarks))
+
+
+def _move(made: Path, target: Path, *, names: set[str]) -> None:
+    """Put the files of `made` into `target`; of the rest there, only what an earlier report made is removed."""
+    target.mkdir(exist_ok=True)
+    new = {path.name for path in made.iterdir()}
+    for path in made.iterdir():
+        os.replace(path, target / path.name)
+    ours = {f"{name}{suffix}" for name in names for suffix in SUFFIXES[made.name]} | {CAPTIONS}
+    for path in target.iterdir():
+        if path.name in ours - new:
+            path.unlink()
 
 
 def _frozen(store: Store, study: str | None) -> tuple[dict[str, Any] | None, StudySpec | None]:
@@ -97,25 +111,41 @@ def _completeness(frame: Frame, is_study: bool) -> list[str]:
     remarks = []
     if frame.failed:
         remarks.append(
-            f"{len(frame.failed)} runs crashed and are not in any number: the same train command tries them again."
+            f"{count(len(frame.failed), 'run')} crashed, in no number here: the same train command tries again."
         )
     if frame.missing:
-        what = "planned runs have no record yet" if is_study else "runs have not ended"
-        remarks.append(f"{len(frame.missing)} {what}: the report is incomplete.")
+        what = count(len(frame.missing), "planned run" if is_study else "run")
+        remarks.append(f"{what} without a record yet: the report is incomplete.")
     return remarks
 
 
 def _console(name: str, spec: StudySpec | None, tables: list[Table], readings: list[str], remarks: list[str]) -> str:
     lines = [spec.question if spec else f"Every run in the results folder ({name})", ""]
     lines.append("\n\n".join(plain_text(table) for table in tables if table.name in PRINTED))
-    lines += [""] + [f"- {line}" for line in readings] if readings else []
-    lines += [""] + [f"Note: {line}" for line in remarks] if remarks else []
+    lines += [""] + [_wrap("- ", line) for line in readings] if readings else []
+    lines += [""] + [_wrap("Note: ", line) for line in remarks] if remarks else []
     return "\n".join(lines)
 
 
+def _wrap(mark: str, line: str) -> str:
+    return textwrap.fill(
+        mark + line, COLUMNS, subsequent_indent=" " * len(mark), break_long_words=False, break_on_hyphens=False
+    )
+
+
 def plain_text(table: Table) -> str:
-    """A table in aligned columns for a terminal."""
-    rows = [list(map(str, table.shown.columns)), *table.shown.astype(str).to_numpy().tolist()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """A table in aligned columns for a terminal; where it is too wide, the stratum goes on a line of its own."""
+    lines = _align([list(map(str, table.shown.columns)), *table.shown.astype(str).to_numpy().tolist()])
+    if max(map(len, lines)) > COLUMNS and "stratum" in table.shown:
+        rest = table.shown.drop(columns="stratum").astype(str)
+        head, *rows = _align([list(rest.columns), *rest.to_numpy().tolist()])
+        lines, last = [f"  {head}"], None
+        for stratum, row in zip(table.shown["stratum"], rows, strict=True):
+            lines += [f"  {row}"] if stratum == last else [str(stratum), f"  {row}"]
+            last = stratum
     return "\n".join([table.title, *lines])
+
+
+def _align(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]

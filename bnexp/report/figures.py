@@ -13,9 +13,9 @@ import pandas as pd
 from bnexp.analysis.frame import load_history
 from bnexp.analysis.select import Effect, Selection, own_best_effects
 from bnexp.analysis.stats import mean_interval
-from bnexp.metrics import METRICS
-from bnexp.report.style import GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
-from bnexp.report.words import fixed_words, panel_note
+from bnexp.metrics import METRICS, Metric
+from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
+from bnexp.report.words import fixed_words, panel_note, signed
 from bnexp.store import Store
 
 
@@ -40,10 +40,13 @@ def draw_figures(selection: Selection, store: Store, folder: Path) -> list[Figur
                 continue
             figure, caption = result
             save(figure, folder, name)
-            drawn.append(FigureFile(name, title, f"{caption} {fixed_words(selection)}"))
+            drawn.append(FigureFile(name, title, f"{caption} {fixed_words(selection)}".rstrip()))
+    (folder / CAPTIONS).write_text("".join(f"## {item.name}\n{item.title}. {item.caption}\n\n" for item in drawn))
     return drawn
 
 
+CAPTIONS = "captions.md"
+MOST_ROWS = 24
 Drawn = tuple[Any, str] | None
 
 
@@ -55,27 +58,42 @@ def draw_differences(selection: Selection, store: Store) -> Drawn:
     metric = METRICS[selection.metric]
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 0.95 + 0.42 * len(effects)), layout="constrained")
+    shown = effects[:MOST_ROWS]
+    figure = Figure(figsize=(7.2, 1.25 + 0.42 * len(shown)), layout="constrained")
     axis = figure.subplots()
     if selection.margin is not None:
         reach = selection.margin * metric.scale
         axis.axvspan(-reach, reach, color="#ececec", zorder=0, label=f"smaller than the margin, ±{reach:g}")
     axis.axvline(0, color="black", linewidth=0.9)
-    for row, effect in enumerate(effects):
-        _forest_row(axis, len(effects) - 1 - row, effect, metric.scale)
-    axis.set_yticks(range(len(effects)), [_effect_label(e, selection) for e in reversed(effects)])
-    axis.set_ylim(-0.6, len(effects) - 0.4)
+    limits = _forest_limits(shown, selection.margin, metric.scale)
+    if limits is not None:
+        axis.set_xlim(*limits)
+    told = [_forest_row(axis, y, effect, metric, limits) for y, effect in enumerate(reversed(shown))]
+    contrasts = {(effect.control, effect.treatment) for effect in shown}
+    axis.set_yticks(range(len(shown)), [_effect_label(e, several=len(contrasts) > 1) for e in reversed(shown)])
+    axis.set_ylim(-0.6, len(shown) - 0.4)
+    numbers = axis.secondary_yaxis("right")
+    numbers.set_yticks(range(len(shown)), told)
+    numbers.tick_params(length=0)
+    numbers.spines["right"].set_visible(False)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(_difference_axis(effects, metric.label))
+    axis.set_xlabel(_difference_axis(shown, metric.label))
     if selection.margin is not None:
         handles, labels = axis.get_legend_handles_labels()
         legend_below(figure, handles, labels)
-    counts = sorted({effect.difference.t.num for effect in effects})
+    counts = sorted({effect.difference.t.num for effect in shown})
     pairs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     caption = (
         f"Paired differences in {metric.label}, each arm at its own best learning rate. Circles: one seed each "
-        f"(n = {pairs} pairs a row); diamond and bar: mean and 95 % t interval."
+        f"(n = {pairs} pairs a row); diamond and bar: mean and 95 % t interval, in numbers at the right."
     )
+    if any(effect.unhealthy for effect in shown):
+        caption += (
+            " ×: a pair with a diverged (scored at chance) or collapsed run, counted in the mean. The axis spans the "
+            "healthy pairs; a triangle or cross at its edge lies beyond it."
+        )
+    if len(effects) > MOST_ROWS:
+        caption += f" Shown: the first {MOST_ROWS} of {len(effects)} comparisons; the tables have all."
     return figure, caption
 
 
@@ -93,6 +111,9 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
         axis.set_xticks(range(len(selection.arms)), [arm.replace(", ", "\n") for arm in selection.arms])
         axis.set_xlim(-0.6, len(selection.arms) - 0.4)
         axis.grid(axis="x", visible=False)
+    if metric.unit == "fraction":  # an interval may reach past what an accuracy can be: the axis does not
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(max(low, -2.0), min(high, 102.0))
     label_outer(axes, x="", y=metric.label)
     caption = (
         f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
@@ -191,23 +212,61 @@ FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
 )
 
 
-def _forest_row(axis: Any, y: int, effect: Effect, scale: float) -> None:
-    difference = effect.difference
+def _forest_limits(effects: Sequence[Effect], margin: float | None, scale: float) -> tuple[float, float] | None:
+    """The span of the healthy pairs, where there are others; else None, and the axis spans everything.
+
+    One run at chance lies fifty points off and would squeeze all other rows into the zero line.
+    """
+    if not any(effect.unhealthy for effect in effects):
+        return None
+    inside = [0.0, *((-1.5 * margin, 1.5 * margin) if margin else ())]
+    for effect in effects:
+        d = effect.difference
+        healthy = [v for seed, v in zip(d.seeds, d.differences, strict=True) if seed not in effect.unhealthy]
+        inside += healthy
+        if not effect.unhealthy and np.isfinite(d.t.low):
+            inside += [d.t.low, d.t.high]
+    if min(inside) == max(inside):
+        return None
+    room = 0.08 * (max(inside) - min(inside))
+    return (min(inside) - room) * scale, (max(inside) + room) * scale
+
+
+def _forest_row(axis: Any, y: int, effect: Effect, metric: Metric, limits: tuple[float, float] | None) -> str:
+    """Draw one comparison; returns its numbers."""
+    low, high = limits or (-np.inf, np.inf)
+    difference, scale = effect.difference, metric.scale
     values = np.array(difference.differences) * scale
     jitter = 0.24 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1)
+    healthy = np.array([seed not in effect.unhealthy for seed in difference.seeds])
     axis.plot(
-        values, y + jitter, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=0.8
-    )
+        values[healthy], (y + jitter)[healthy], "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY,
+        markeredgewidth=0.8,
+    )  # fmt: skip
+    if not healthy.all():  # an empty line that is not clipped would blow up the margins
+        axis.plot(
+            np.clip(values[~healthy], low, high), (y + jitter)[~healthy], "x", color=COLORS[1], markersize=5,
+            markeredgewidth=1.4, clip_on=False, zorder=6,
+        )  # fmt: skip
+    mean = difference.t.mean * scale
+    words = signed(difference.t.mean, metric)
     if np.isfinite(difference.t.low):
-        axis.plot([difference.t.low * scale, difference.t.high * scale], [y, y], color="#0072B2", linewidth=2.4)
-    axis.plot([difference.t.mean * scale], [y], "D", color="#0072B2", markersize=6, markeredgecolor="white")
+        ends = np.clip([difference.t.low * scale, difference.t.high * scale], low, high)
+        axis.plot(ends, [y, y], color=COLORS[0], linewidth=2.4)
+        words += f" [{signed(difference.t.low, metric)}, {signed(difference.t.high, metric)}]"
+    marker = "<" if mean < low else ">" if mean > high else "D"
+    axis.plot(
+        [np.clip(mean, low, high)], [y], marker, color=COLORS[0], markersize=6 if marker == "D" else 9,
+        markeredgecolor="white", clip_on=False, zorder=5,
+    )  # fmt: skip
+    return f"{words}  n = {difference.t.num}"
 
 
-def _effect_label(effect: Effect, selection: Selection) -> str:
+def _effect_label(effect: Effect, *, several: bool) -> str:
     contrast = f"{effect.treatment} − {effect.control}"
-    if len(selection.pairs) == 1:
+    if not several:
         return effect.stratum or contrast
-    return f"{effect.stratum}: {contrast}" if effect.stratum else contrast
+    return f"{effect.stratum}:\n{contrast}" if effect.stratum else contrast
 
 
 def _difference_axis(effects: Sequence[Effect], label: str) -> str:
@@ -215,9 +274,9 @@ def _difference_axis(effects: Sequence[Effect], label: str) -> str:
     name, _, unit = label.partition(" (")
     unit = "points" if unit.startswith("%") else unit.rstrip(")")
     if len(contrasts) > 1:
-        return f"difference in {name} ({unit}); right of 0, the first named is higher"
+        return f"difference in {name} ({unit})\nthe first named is higher →"
     ((control, treatment),) = contrasts
-    return f"{treatment} − {control}, {name} ({unit})\n← {control} higher      {treatment} higher →"
+    return f"{treatment} − {control}, {name} ({unit})\n← {control} higher  |  {treatment} higher →"
 
 
 def _dots(axis: Any, index: int, cell: pd.DataFrame, scale: float) -> None:
@@ -236,23 +295,26 @@ def _dots(axis: Any, index: int, cell: pd.DataFrame, scale: float) -> None:
 
 
 def _val_matrix(cell: pd.DataFrame, history: pd.DataFrame) -> np.ndarray:
-    """(seeds, epochs) validation accuracy; what a diverged run did not reach counts as chance."""
+    """(seeds, epochs) validation accuracy; what a diverged run did not reach counts as chance, other holes are nan."""
     epochs = int(cell["epochs"].max())
     rows = []
-    for run_id, chance in zip(cell["run_id"], cell["chance_val_accuracy"], strict=True):
-        values = np.full(epochs, float(chance))
+    for run_id, status, chance in zip(cell["run_id"], cell["status"], cell["chance_val_accuracy"], strict=True):
+        values = np.full(epochs, np.nan)
         own = history[history["run_id"] == run_id]
-        measured = own["val_accuracy"].astype("float64").fillna(float(chance))
-        values[own["epoch"].to_numpy(dtype=int) - 1] = measured
-        rows.append(values)
+        values[own["epoch"].to_numpy(dtype=int) - 1] = own["val_accuracy"].astype("float64")
+        rows.append(np.where(np.isnan(values), float(chance), values) if status == "diverged" else values)
     return np.array(rows)
 
 
 def _curve(axis: Any, index: int, values: np.ndarray) -> Any:
     look = look_of(index)
     x = np.arange(1, values.shape[1] + 1)
-    axis.fill_between(x, 100 * values.min(0), 100 * values.max(0), color=look.color, alpha=0.18, linewidth=0)
-    (line,) = axis.plot(x, 100 * values.mean(0), color=look.color, linestyle=look.line, linewidth=1.6)
+    known = values[~np.isnan(values).all(axis=1)]  # a run whose history file is gone has no curve
+    if len(known) == 0:
+        known = np.full((1, values.shape[1]), np.nan)
+    # an epoch that one seed lacks has no mean: a mean over other seeds would jump there
+    axis.fill_between(x, 100 * known.min(0), 100 * known.max(0), color=look.color, alpha=0.18, linewidth=0)
+    (line,) = axis.plot(x, 100 * known.mean(0), color=look.color, linestyle=look.line, linewidth=1.6)
     axis.xaxis.get_major_locator().set_params(integer=True)
     return line
 
@@ -332,7 +394,7 @@ def _heat(axis: Any, table: pd.DataFrame, sick: pd.DataFrame, low: float, high: 
 
 
 def _without_batch_size(stratum: str) -> str:
-    return ", ".join(word for word in stratum.split(", ") if not word.startswith("batch_size "))
+    return ", ".join(word for word in stratum.split(", ") if not word.startswith("batch size "))
 
 
 def _seed_counts(selection: Selection, runs: pd.DataFrame) -> str:

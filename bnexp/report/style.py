@@ -14,6 +14,7 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5))
 GREY = "#5a5a5a"
 PANEL_INCHES = (2.6, 2.2)
 MOST_COLUMNS = 3
+INCHES_PER_LETTER, INCHES_PER_KEY = 0.082, 0.62  # of a legend entry, measured at RC's font size
 MOST_PANELS = 12
 
 RC: Any = {
@@ -57,7 +58,7 @@ def panels(count: int, *, size: tuple[float, float] = PANEL_INCHES, sharex: bool
     """A figure and its `count` axes in a grid that shares its axes; legends go below, so they cover no data."""
     from matplotlib.figure import Figure
 
-    columns = min(count, MOST_COLUMNS)
+    columns = num_columns(count)
     rows = -(-count // columns)
     width = max(3.4, size[0] * columns + 0.6)
     figure = Figure(figsize=(width, size[1] * rows + 0.75), layout="constrained")
@@ -71,9 +72,14 @@ def panels(count: int, *, size: tuple[float, float] = PANEL_INCHES, sharex: bool
     return figure, axes[:count]
 
 
+def num_columns(count: int) -> int:
+    """Panels side by side: four make a square."""
+    return 2 if count == 4 else min(count, MOST_COLUMNS)
+
+
 def label_outer(axes: Sequence[Any], *, x: str, y: str) -> None:
     """Axis labels at the left column and under the lowest panel of each column."""
-    columns = min(len(axes), MOST_COLUMNS)
+    columns = num_columns(len(axes))
     for index, axis in enumerate(axes):
         if index % columns == 0:
             axis.set_ylabel(y)
@@ -82,7 +88,10 @@ def label_outer(axes: Sequence[Any], *, x: str, y: str) -> None:
 
 
 def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), MOST_COLUMNS + 1), frameon=False)
+    """A legend under the panels, in as many columns as the figure is wide enough for."""
+    widest = INCHES_PER_KEY + INCHES_PER_LETTER * max(len(label) for label in labels)
+    columns = max(1, min(len(labels), MOST_COLUMNS + 1, int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Any, folder: Path, name: str) -> None:

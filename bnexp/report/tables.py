@@ -13,6 +13,7 @@ from bnexp.analysis.select import Effect, Selection, health_ladders, own_best_ef
 from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhealthy_rates
 from bnexp.metrics import METRICS, Metric
 
+TABLES = ("arms", "differences", "differences-same-lr", "largest-healthy-lr")
 Rows = list[dict[str, object]]
 
 
@@ -84,13 +85,15 @@ def effects_table(name: str, title: str, effects: Sequence[Effect], selection: S
         exact.append(
             {**key, **lr, "n": d.t.num, "mean": d.t.mean, "t_low": d.t.low, "t_high": d.t.high, "bca_low": d.bca.low,
              "bca_high": d.bca.high, "sd": d.sd, "pairing_gain": d.gain,
-             "unpaired_seeds": " ".join(map(str, d.unpaired))}
+             "unpaired_seeds": " ".join(map(str, d.unpaired)),
+             "unhealthy_seeds": " ".join(map(str, effect.unhealthy))}
         )  # fmt: skip
         shown.append(
             {"stratum": effect.stratum, "difference": contrast, **shown_lr, "n": str(d.t.num),
              f"mean [95 % t] ({_unit(metric)})": _interval(d.t, metric, sign=True),
              "95 % BCa": _bounds(d.bca, metric), "SD": _number(d.sd, metric), "pairing gain": _gain(d.gain),
-             "seeds without a partner": " ".join(map(str, d.unpaired)) or "none"}
+             "seeds without a partner": " ".join(map(str, d.unpaired)) or "none",
+             "seeds diverged or collapsed": " ".join(map(str, effect.unhealthy)) or "none"}
         )  # fmt: skip
     return _table(name, title, exact, shown, selection)
 
@@ -99,7 +102,11 @@ def limits_table(selection: Selection) -> Table:
     """The largest learning rate at which at least 80 % of an arm's runs neither diverge nor collapse."""
     exact: Rows = []
     shown: Rows = []
-    for (arm, stratum), ladder in health_ladders(selection).items():
+    ladders = health_ladders(selection)
+    for arm, stratum in ((arm, stratum) for stratum in selection.strata for arm in selection.arms):
+        if (arm, stratum) not in ladders:
+            continue
+        ladder = ladders[arm, stratum]
         limit, tried = largest_healthy(ladder), sorted(ladder)
         holes = [lr for lr in unhealthy_rates(ladder) if limit is not None and lr < limit]
         below = " ".join(f"{lr:g}" for lr in holes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bnexp.analysis.select import Effect, Selection, healthy_limits
-from bnexp.metrics import METRICS
+from bnexp.metrics import METRICS, Metric
 from bnexp.report.style import MOST_PANELS
 
 LADDER = 5  # learning rates; fewer tune an arm, so many ask how far it goes
@@ -20,11 +20,25 @@ def reading(effect: Effect, selection: Selection) -> str:
     estimate = effect.difference.t
     where = f"{effect.stratum}: " if effect.stratum else ""
     name = f"{where}{effect.treatment} − {effect.control}"
-    mean = f"{estimate.mean * metric.scale:+.{metric.digits}f} {unit}"
+    mean = f"{signed(estimate.mean, metric)} {unit}"
     if not math.isfinite(estimate.low):
         return f"{name}: {mean}, n = {estimate.num} pair: no interval, so nothing can be said."
-    low, high = (f"{bound * metric.scale:+.{metric.digits}f}" for bound in (estimate.low, estimate.high))
-    return f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+    low, high = (signed(bound, metric) for bound in (estimate.low, estimate.high))
+    line = f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+    if not effect.unhealthy:
+        return line
+    hold = "1 pair holds" if len(effect.unhealthy) == 1 else f"{len(effect.unhealthy)} pairs hold"
+    return f"{line} {hold} a diverged (scored at chance) or collapsed run: look at the seeds before the mean."
+
+
+def signed(value: float, metric: Metric) -> str:
+    """A difference as shown, with its sign; the minus is the one that tables use."""
+    return f"{value * metric.scale:+.{metric.digits}f}".replace("-", "−")
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def limit_readings(selection: Selection) -> list[str]:
@@ -33,13 +47,12 @@ def limit_readings(selection: Selection) -> list[str]:
         return []
     limits = healthy_limits(selection)
     lines = []
-    for stratum in selection.strata:
-        for control, treatment in selection.pairs:
-            if (control, stratum) not in limits or (treatment, stratum) not in limits:
-                continue
-            where = f"{stratum}: " if stratum else ""
-            told = " and ".join(f"{_limit(limits[arm, stratum])} for {arm}" for arm in (treatment, control))
-            lines.append(f"{where}the largest learning rate with at least 80 % healthy runs is {told}.")
+    for stratum, control, treatment in selection.pairs:
+        if (control, stratum) not in limits or (treatment, stratum) not in limits:
+            continue
+        where = f"{stratum}: " if stratum else ""
+        told = " and ".join(f"{_limit(limits[arm, stratum])} for {arm}" for arm in (treatment, control))
+        lines.append(f"{where}the largest learning rate with at least 80 % healthy runs is {told}.")
     return lines
 
 
@@ -86,8 +99,12 @@ def panel_note(selection: Selection) -> str:
 def notes(selection: Selection) -> list[str]:
     """What a reader must know before trusting the numbers."""
     found = []
-    if selection.tuning_seeds and not selection.shared_seeds:
-        seeds = ", ".join(map(str, selection.tuning_seeds))
+    seeds = ", ".join(map(str, selection.tuning_seeds))
+    if selection.tuning_seeds and selection.runs["lr"].nunique() == 1:
+        found.append(
+            f"The tuning seeds {seeds} are not reported, as declared; with one learning rate nothing was chosen."
+        )
+    elif selection.tuning_seeds and not selection.shared_seeds:
         found.append(
             f"Each arm's own best learning rate was chosen on validation by its mean over the tuning seeds {seeds}, "
             "which are not reported."
@@ -98,9 +115,15 @@ def notes(selection: Selection) -> list[str]:
             "reported: the chosen results are slightly optimistic."
         )
     if selection.untuned:
-        arms = "; ".join(f"{arm} ({stratum})" if stratum else arm for arm, stratum in selection.untuned)
         found.append(
-            f"No tuning run has ended for {arms}: there the reported seeds chose the learning rate themselves."
+            f"No tuning run has ended for {'; '.join(_place(*key) for key in selection.untuned)}: there the seeds that "
+            "are reported chose the learning rate too."
+        )
+    if selection.gaps:
+        gaps = (f"{_place(*key)} at {', '.join(f'{lr:g}' for lr in lrs)}" for key, lrs in selection.gaps.items())
+        found.append(
+            f"Not judged at a learning rate that others in its stratum were, or not at all tuning seeds: "
+            f"{'; '.join(gaps)}. The search was not the same for all arms."
         )
     edges = _edges(selection)
     if edges:
@@ -129,5 +152,9 @@ def _edges(selection: Selection) -> list[str]:
     for (arm, stratum), lr in selection.best_lr.items():
         tried = selection.cell(selection.runs, arm, stratum)["lr"]
         if tried.nunique() > 1 and lr in (tried.min(), tried.max()):
-            edges.append(f"{arm}{f' ({stratum})' if stratum else ''} at {lr:g}")
+            edges.append(f"{_place(arm, stratum)} at {lr:g}")
     return edges
+
+
+def _place(arm: str, stratum: str) -> str:
+    return f"{arm} ({stratum})" if stratum else arm

@@ -147,9 +147,9 @@ def test_a_diverged_run_counts_and_is_named(tmp_path: Path) -> None:
 
 def test_readings_follow_the_numbers_both_ways(tmp_path: Path) -> None:
     store, _ = placement_store(tmp_path)
-    text = make_report(store, "placement").table
+    text = " ".join(make_report(store, "placement").table.split())
     assert re.search(r"cnn, relu: after − before: \+[23]\.\d\d points .*after is higher, on average by at least", text)
-    assert re.search(r"cnn, tanh: after − before: -[12]\.\d\d points .*before is higher", text)
+    assert re.search(r"cnn, tanh: after − before: −[12]\.\d\d points .*before is higher", text)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_crashed_missing_and_exploratory_are_said(tmp_path: Path) -> None:
     write_study(store, configs, exploratory=True)
     result = make_report(store, "placement")
     assert "3 runs crashed" in result.table
-    assert "1 planned runs have no record" in result.table
+    assert "1 planned run without a record" in result.table
     html = result.html.read_text()
     assert "Exploratory." in html
     assert run_id(configs[-1]) in html
@@ -222,7 +222,7 @@ def test_an_arm_without_tuning_runs_is_said(tmp_path: Path) -> None:
     for config in configs:
         if config.seed < 2 and config.model.name == "cnn" and config.norm.placement == "after":
             (store.run_dir(run_id(config)) / "record.json").unlink()
-    text = make_report(store, "placement").table
+    text = " ".join(make_report(store, "placement").table.split())
     assert "No tuning run has ended for after (cnn, relu); after (cnn, tanh)" in text
 
 
@@ -240,13 +240,15 @@ def test_ad_hoc_grid_compares_with_no_norm_and_draws_what_varies(tmp_path: Path)
     folder = result.html.parent
     names = {path.stem for path in folder.glob("figures/*.png")}
     assert names == {"differences", "final", "learning-rate", "batch-size", "lr-batch-size", "curves"}
-    assert {path.suffix for path in folder.glob("figures/*")} == {".png", ".svg", ".pdf"}
+    assert {path.suffix for path in folder.glob("figures/*")} == {".png", ".svg", ".pdf", ".md"}
+    captions = (folder / "figures" / "captions.md").read_text()
+    assert all(f"## {name}\n" in captions for name in names)
     table = pd.read_csv(folder / "tables" / "differences.csv")
     assert set(table["control"]) == {"no norm"}
     assert set(table["treatment"]) == {"batch, before", "batch, after"}
     limits = pd.read_csv(folder / "tables" / "largest-healthy-lr.csv").set_index(["arm", "stratum"])
-    assert limits.loc[("no norm", "batch_size 32"), "largest_healthy_lr"] == 0.1
-    assert limits.loc[("batch, after", "batch_size 64"), "largest_healthy_lr"] == 1
+    assert limits.loc[("no norm", "batch size 32"), "largest_healthy_lr"] == 0.1
+    assert limits.loc[("batch, after", "batch size 64"), "largest_healthy_lr"] == 1
     assert "the same seeds that are reported" in " ".join(result.table.split())
     assert "under six" in result.table
     latex = (folder / "tables" / "arms.tex").read_text()
@@ -262,7 +264,7 @@ def test_ladder_of_learning_rates_says_how_far_each_arm_goes(tmp_path: Path) -> 
         return ("finished", 0.9) if healthy else ("diverged", CHANCE)
 
     write_all(store, grid("norm=none,batch", "lr=0.01,0.1,1,10,100", "seed=0,1"), outcome)
-    text = make_report(store, None).table
+    text = " ".join(make_report(store, None).table.split())
     assert "largest learning rate with at least 80 % healthy runs is 1 for batch and 0.1 for no norm." in text
 
 
@@ -281,11 +283,14 @@ def test_report_replaces_its_own_files_only(tmp_path: Path) -> None:
     store, _ = placement_store(tmp_path)
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)
-    (out / "figures" / "stale.png").write_text("")
-    (out / "notes.txt").write_text("mine")
+    (out / "figures" / "batch-size.png").write_text("of an earlier report that had batch sizes")
+    for mine in ("notes.txt", "figures/my-diagram.pdf"):  # --out may well be the folder of a paper
+        (out / mine).write_text("mine")
     make_report(store, "placement", out=out)
-    assert not (out / "figures" / "stale.png").exists()
+    assert not (out / "figures" / "batch-size.png").exists()
+    assert (out / "figures" / "final.png").exists()
     assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "figures" / "my-diagram.pdf").read_text() == "mine"
 
 
 def test_report_refusals(tmp_path: Path) -> None:
@@ -313,3 +318,120 @@ def test_arms_of_other_axes_when_the_norm_does_not_vary(tmp_path: Path) -> None:
     write_all(store, grid("model.activation=relu,tanh", "seed=0,1"), lambda c: ("finished", 0.9 + noise(c)))
     arms: Any = pd.read_csv(make_report(store, None).html.parent / "tables" / "arms.csv")["arm"]
     assert set(arms) == {"relu", "tanh"}
+
+
+def test_arms_pair_only_where_the_factor_alone_differs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    configs = grid("norm=batch,group", "norm.placement=before,after", "model.depth=8", "seed=range(8)")
+    write_all(store, configs, lambda c: ("finished", 0.9 + noise(c)))
+    write_study(store, configs, exploratory=True)
+    table = pd.read_csv(make_report(store, "placement").html.parent / "tables" / "differences.csv")
+    assert set(zip(table["control"], table["treatment"], strict=True)) == {
+        ("before, batch", "after, batch"),
+        ("before, group", "after, group"),
+    }
+
+
+def test_a_stratum_without_the_control_still_compares_what_it_has(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    both = grid("norm=batch", "norm.placement=before,after", "model.depth=8", "seed=0,1,2")
+    bare = grid("norm=none,batch", "model.depth=4", "seed=0,1,2")
+    write_all(store, both + bare, lambda c: ("finished", 0.9 + noise(c)))
+    table = pd.read_csv(make_report(store, None).html.parent / "tables" / "differences.csv")
+    pairs = {row.stratum: (row.control, row.treatment) for row in table.itertuples()}
+    assert pairs == {"depth 4": ("no norm", "batch, before"), "depth 8": ("batch, after", "batch, before")}
+
+
+def test_an_arm_without_tuning_runs_is_named_and_not_given_the_smallest_rate(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    configs = grid(*PLACEMENT)
+    cell = ("cnn", "relu", "after")
+
+    def of(config: RunConfig) -> tuple[str, str, str | None]:
+        return config.model.name, config.model.activation, config.norm.placement
+
+    write_all(store, [c for c in configs if of(c) != cell or c.seed > 1], placement_outcome)
+    write_study(store, configs)
+    result = make_report(store, "placement")
+    arms = pd.read_csv(result.html.parent / "tables" / "arms.csv").set_index(["stratum", "arm"])
+    assert arms.loc[("cnn, relu", "after"), "lr"] == 0.3  # two points better than 0.03
+    assert "No tuning run has ended for after (cnn, relu)" in " ".join(result.table.split())
+
+
+def test_a_search_cut_short_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    configs = grid(*PLACEMENT)
+    lost = [c for c in configs if (c.model.name, c.model.activation, c.norm.placement, c.lr, c.seed)
+            == ("cnn", "relu", "after", 0.3, 1)]  # fmt: skip
+    write_all(store, [c for c in configs if c not in lost], placement_outcome)
+    write_study(store, configs)
+    text = " ".join(make_report(store, "placement").table.split())
+    assert len(lost) == 1
+    assert "not at all tuning seeds: after (cnn, relu) at 0.3. The search was not the same" in text
+    write_all(store, lost, placement_outcome)
+    assert "The search was not the same" not in " ".join(make_report(store, "placement").table.split())
+
+
+def test_a_study_half_done_keeps_its_arms(tmp_path: Path) -> None:
+    store, configs = Store(tmp_path), grid(*PLACEMENT)
+    write_all(store, [c for c in configs if c.norm.placement == "before"], placement_outcome)
+    write_study(store, configs)
+    arms = pd.read_csv(make_report(store, "placement").html.parent / "tables" / "arms.csv")
+    assert set(arms["arm"]) == {"before"}
+    assert set(arms["stratum"]) == {"cnn, relu", "cnn, tanh", "resnet, relu", "resnet, tanh"}
+
+
+def test_a_reading_names_the_runs_at_chance_behind_it(tmp_path: Path) -> None:
+    store, _ = placement_store(tmp_path)
+    result = make_report(store, "placement")
+    text = " ".join(result.table.split())
+    assert text.count("1 pair holds a diverged (scored at chance) or collapsed run") == 2
+    table = pd.read_csv(result.html.parent / "tables" / "differences.csv").set_index("stratum")
+    assert table.loc["resnet, relu", "unhealthy_seeds"] == 5
+    assert table.loc[["cnn, relu", "cnn, tanh"], "unhealthy_seeds"].isna().all()
+
+
+def test_the_printed_summary_fits_a_hundred_columns(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    configs = grid("norm=none,batch", "norm.placement=before,after", "model.depth=4,6",
+                   "model.activation=relu,leaky_relu",
+                   "data.augment=none,crop_flip", "lr=0.01,0.1", "seed=0,1")  # fmt: skip
+    write_all(store, configs, lambda c: ("collapsed" if c.seed else "finished", 0.9 + noise(c)))
+    table = make_report(store, None).table
+    assert max(map(len, table.splitlines())) <= 100
+    assert "batch, before" in table
+
+
+def test_values_that_round_alike_are_told_apart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_all(
+        store, grid("norm=none,batch", "data.train_limit=1234567,1234568", "seed=0,1"), lambda _: ("finished", 0.9)
+    )
+    arms = pd.read_csv(make_report(store, None).html.parent / "tables" / "arms.csv")
+    assert set(arms["stratum"]) == {"train limit 1234567", "train limit 1234568"}
+
+
+def test_a_frozen_study_without_its_command_still_reports(tmp_path: Path) -> None:
+    store, _ = placement_store(tmp_path)
+    frozen = store.study("placement")
+    assert frozen is not None
+    del frozen["command"]
+    store.write_study("placement", frozen)
+    assert "bnexp report placement" in make_report(store, "placement").html.read_text()
+
+
+def test_a_lost_history_is_not_drawn_as_chance(tmp_path: Path) -> None:
+    import matplotlib.figure
+
+    from bnexp.report.figures import draw_curves
+
+    store, configs = placement_store(tmp_path)
+    for config in configs:
+        if config.seed == 3 and placement_outcome(config)[0] == "finished":
+            (store.run_dir(run_id(config)) / "history.jsonl").unlink()
+    drawn = draw_curves(select(load_frame(store, None).runs, list_studies()["placement"]), store)
+    assert drawn is not None
+    figure: matplotlib.figure.Figure = drawn[0]
+    (panel,) = [axis for axis in figure.axes if axis.get_title() == "cnn, relu"]
+    lowest = min(float(np.min(line.get_ydata()[-1])) for line in panel.lines)  # type: ignore[index]
+    assert lowest > 85
