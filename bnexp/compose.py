@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnexp.config import ExecConfig, RunConfig, exec_config_from_dict, run_config_from_dict, unknown_key
+from bnexp.choices import choices, config_root, groups
+from bnexp.config import ExecConfig, RunConfig, exec_config_from_dict, run_config_from_dict
 from bnexp.errors import ConfigError
+from bnexp.plugins import GROUPS as PLUGIN_AXES
+from bnexp.plugins import plugin_names, plugin_options
 from bnexp.request import Request, StudyRequest
+from bnexp.section import unknown_key
 from bnexp.study import TIERS, StudySpec, study_from_dict
 
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 # Overrides that say where a run runs, and not what a study is.
-NOT_PART_OF_A_STUDY = ("exec", "results", "data.root")
+NOT_PART_OF_A_STUDY = ("exec", "results", "data.root", "probes")
+# what bnexp itself passes to a model of a user's package
+BUILT_IN_ARGUMENTS = ("in_channels", "image_size", "num_classes", "depth", "width", "units")
 
 
 @dataclass
@@ -42,15 +50,6 @@ class _Argv:
     flags: list[str] = field(default_factory=list)  # those that Hydra answers itself
     multirun: bool = False
     config_dir: Path | None = None
-
-
-def config_root() -> Path:
-    """The folder of the project's own YAML files: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "configs", package.parent / "configs"):
-        if (candidate / "train.yaml").is_file():
-            return candidate
-    raise ConfigError("configs", got=str(package), hint="the installed package lacks its YAML files: install it again")
 
 
 def request_from_argv(argv: Sequence[str]) -> Request:
@@ -86,17 +85,24 @@ def run_under_hydra(argv: Sequence[str], task: Callable[[RunConfig, ExecConfig],
         return task(*_validate(raw))
 
     flags = [*parsed.flags, *(["--multirun"] if parsed.multirun else [])]
-    if parsed.config_dir is not None:
-        flags += ["--config-dir", str(parsed.config_dir)]
-    sys.argv = ["bnexp train", *flags, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us, who say them in one line
-    with _one_line_errors():
+    with _one_line_errors(), _search_path(parsed.config_dir, overrides) as search:
+        sys.argv = ["bnexp train", *flags, *overrides, search]
         hydra_main(config_path=str(config_root()), config_name="train", version_base="1.3")(job)()
+
+
+def complete(argument: str) -> None:
+    """Answer a shell's question for completions, or print the script that makes it ask: `install=bash`."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    # Hydra knows nothing of subcommands, and options stop it
+    os.environ["COMP_LINE"] = " ".join(["bnexp", *(w for w in words[2:] if not w.startswith("-"))])
+    sys.argv = ["bnexp", "-sc", argument]
+    hydra_main(config_path=str(config_root()), config_name="train", version_base="1.3")(lambda config: None)()
 
 
 def list_studies(config_dir: Path | None = None) -> dict[str, StudySpec]:
     """Every declared study by name, the user's own from `config_dir` included."""
-    return {name: _load_study(path) for name, path in _choices("study", config_dir).items()}
+    return {name: _load_study(path) for name, path in choices("study", config_dir).items()}
 
 
 # --- argv
@@ -118,7 +124,7 @@ def _parse_argv(argv: Sequence[str]) -> _Argv:
         elif word in ("--info", "-i"):
             parsed.flags.append(word)
             parsed.flags += list(itertools.islice(rest, 1))
-        elif word in ("--help", "-h", "--hydra-help", "--resolve"):
+        elif word in ("--hydra-help", "--resolve"):
             parsed.flags.append(word)
         elif word.startswith("-"):
             known = ("-m", "--multirun", "--config-dir", "--cfg", "--info", "--resolve", "--help")
@@ -142,10 +148,10 @@ def _expand_study(parsed: _Argv) -> tuple[list[str], StudyRequest | None]:
     if "," in name:
         hint = f"one study at a time: bnexp train -m study={name.split(',')[0]}"
         raise ConfigError("study", got=name, hint=hint)
-    choices = _choices("study", parsed.config_dir)
-    if name not in choices:
-        raise ConfigError("study", got=name, choices=choices)
-    spec = _load_study(choices[name])
+    found = choices("study", parsed.config_dir)
+    if name not in found:
+        raise ConfigError("study", got=name, choices=found)
+    spec = _load_study(found[name])
     if tier not in spec.tiers:
         raise ConfigError("tier", got=tier, choices=[t for t in TIERS if t in spec.tiers], hint=f"tiers of {name}")
     if not parsed.multirun:
@@ -215,26 +221,26 @@ def _split_overrides(overrides: list[str], parsed: _Argv) -> tuple[dict[str, str
 def _compose_grid(
     plain: dict[str, str], axes: dict[str, list[str]], config_dir: Path | None
 ) -> tuple[list[RunConfig], ExecConfig]:
-    groups = _groups(config_dir)
-    group_keys = [key for key in (*plain, *axes) if key in groups]
-    for key in group_keys:
-        choices = _choices(key, config_dir)
+    known = groups(config_dir)
+    for key in (key for key in (*plain, *axes) if key in known):
         for value in [plain[key]] if key in plain else axes[key]:
-            if value not in choices:
-                raise ConfigError(key, got=value, choices=choices)
-    fixed = [f"{key}={value}" for key, value in plain.items() if key in groups]
-    search = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir}]"]
-    values = {key: [_parse_value(key, value)] for key, value in plain.items() if key not in groups}
-    values |= {key: [_parse_value(key, value) for value in v] for key, v in axes.items() if key not in groups}
+            _check_choice(key, value, config_dir)
+    fixed = [f"{key}={value}" for key, value in plain.items() if key in known]
+    chosen_groups = [*fixed, *(f"{key}={','.join(value)}" for key, value in axes.items() if key in known)]
+    values = {key: [_parse_value(key, value)] for key, value in plain.items() if key not in known}
+    values |= {key: [_parse_value(key, value) for value in v] for key, v in axes.items() if key not in known}
     bases: dict[tuple[str, ...], dict[str, Any]] = {}
     configs: list[RunConfig] = []
     exec_config: ExecConfig | None = None
-    with initialize_config_dir(str(config_root()), version_base="1.3", job_name="bnexp"):
-        for point in itertools.product(*(axes[key] if key in groups else values[key] for key in axes)):
+    with (
+        _search_path(config_dir, chosen_groups) as search,
+        initialize_config_dir(str(config_root()), version_base="1.3"),
+    ):
+        for point in itertools.product(*(axes[key] if key in known else values[key] for key in axes)):
             chosen = dict(zip(axes, point, strict=True))
-            picked = tuple(f"{key}={value}" for key, value in chosen.items() if key in groups)
+            picked = tuple(f"{key}={value}" for key, value in chosen.items() if key in known)
             if picked not in bases:
-                composed = hydra_compose("train", overrides=[*search, *fixed, *picked])
+                composed = hydra_compose("train", overrides=[search, *fixed, *picked])
                 container = OmegaConf.to_container(composed, resolve=True)
                 assert isinstance(container, dict)
                 bases[picked] = {str(key): value for key, value in container.items()}
@@ -242,7 +248,7 @@ def _compose_grid(
                     _set(bases[picked], key, value)
             raw = _copy(bases[picked])
             for key, value in chosen.items():
-                if key not in groups:
+                if key not in known:
                     _set(raw, key, value)
             config, exec_config = _validate(raw)
             configs.append(config)
@@ -250,14 +256,51 @@ def _compose_grid(
     return configs, exec_config
 
 
+def _check_choice(group: str, value: str, config_dir: Path | None) -> None:
+    """Raises ConfigError where a group has no such choice; of probes, several may be chosen at once."""
+    found = [*choices(group, config_dir), *(plugin_names(group) if group in PLUGIN_AXES else ())]
+    wanted = _parse_value(group, value) if value.startswith("[") else [value]
+    for name in wanted:
+        if name not in found:
+            raise ConfigError(group, got=name, choices=found)
+    if value.startswith("[") and group != "probes":
+        raise ConfigError(group, got=value, hint=f"one at a time, or a grid: -m {group}={','.join(map(str, wanted))}")
+
+
+@contextmanager
+def _search_path(config_dir: Path | None, overrides: Sequence[str]) -> Iterator[str]:
+    """The override that tells Hydra where else to look: the user's folder, and choices that packages add."""
+    found = [] if config_dir is None else [config_dir]
+    with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
+        for axis in PLUGIN_AXES:
+            words = {w for o in overrides if o.partition("=")[0] == axis for w in o.partition("=")[2].split(",")}
+            for name in words.intersection(plugin_names(axis)):
+                _write_plugin_choice(Path(folder), axis, name)
+        yield f"hydra.searchpath=[{','.join(f'file://{path}' for path in (*found, folder))}]"
+
+
+def _write_plugin_choice(folder: Path, axis: str, name: str) -> None:
+    """The YAML file that a norm, model or data set of an installed package would have here."""
+    base = {"norm": "layer", "model": "cnn", "data": "mnist"}[axis]
+    section = yaml.safe_load((config_root() / axis / f"{base}.yaml").read_text())
+    if axis == "norm":
+        section = {key: section[key] for key in ("placement", "where")} | {"kind": name}
+    else:
+        section |= {"name": name}
+    if axis != "data":
+        section |= plugin_options(axis, name, given=BUILT_IN_ARGUMENTS)
+    (folder / axis).mkdir(exist_ok=True)
+    (folder / axis / f"{name}.yaml").write_text(yaml.safe_dump(section))
+
+
 def _validate(raw: DictConfig | dict[str, Any]) -> tuple[RunConfig, ExecConfig]:
     """Move what is no part of a run's identity out of it, and precision into it; then check all of it."""
     plain = OmegaConf.to_container(raw, resolve=True) if isinstance(raw, DictConfig) else raw
     assert isinstance(plain, dict)
-    run = {str(key): value for key, value in plain.items() if key not in ("exec", "results")}
+    run = {str(key): value for key, value in plain.items() if key not in ("exec", "results", "probes")}
     execution = dict(plain["exec"])
     data = dict(run["data"])
-    execution |= {"data_root": data.pop("root", None), "results": plain["results"]}
+    execution |= {"data_root": data.pop("root", None), "results": plain["results"], "probes": plain["probes"]}
     try:
         run |= {"data": data, "precision": execution.pop("precision")}
         return run_config_from_dict(run), exec_config_from_dict(execution)
@@ -276,7 +319,7 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     if not isinstance(node, dict) or leaf not in node:
         raise unknown_key(key, [*_leaves(raw), "study", "tier"])
     if isinstance(node[leaf], dict):
-        raise ConfigError(key, got=value, choices=_choices(key, None))
+        raise ConfigError(key, got=value, choices=choices(key, None))
     node[leaf] = value
 
 
@@ -302,18 +345,6 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 # --- files
-
-
-def _groups(config_dir: Path | None) -> set[str]:
-    roots = [config_root(), *([] if config_dir is None else [config_dir])]
-    return {path.name for root in roots for path in root.iterdir() if path.is_dir()} - {"study"}
-
-
-def _choices(group: str, config_dir: Path | None) -> dict[str, Path]:
-    """Choice -> its YAML file; the project's own come first, as in Hydra's search path."""
-    roots = [*([] if config_dir is None else [config_dir]), config_root()]
-    found = {path.stem: path for root in roots for path in sorted((root / group).glob("*.yaml"))}
-    return dict(sorted(found.items()))
 
 
 def _load_study(path: Path) -> StudySpec:

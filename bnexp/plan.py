@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 
 from bnexp.config import RunConfig
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
 from bnexp.engine.execute import Worker
-from bnexp.engine.loop import normalize, train_step
+from bnexp.engine.step import train_step
 from bnexp.identity import cell_id
 from bnexp.request import Request
 from bnexp.runner import Plan, describe, make_plan
@@ -73,7 +73,7 @@ def estimate_seconds(plan: Plan) -> float:
 def _time_step(config: RunConfig, worker: Worker, data: DeviceData) -> float:
     _, channels, size, _ = data.train_x.shape
     model = build_network(config, in_channels=channels, image_size=size, num_classes=data.num_classes)
-    init_network(model, config)
+    init_network(model, config, data)
     model.to(worker.device).train()
     optimizer = build_optimizer(model, config.optim, config.lr)
     steps, started = -WARMUP_STEPS, time.perf_counter()

@@ -37,6 +37,11 @@ class RunRecord:
     error: str | None = None
     version: int = RECORD_VERSION
 
+    def has_ended_with(self, probes: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the run needs no repetition: it did not crash, and it measured these probes with these options."""
+        measured = self.exec.get("probes", {})
+        return self.status != "failed" and all(measured.get(name) == dict(probes[name]) for name in probes)
+
     def to_dict(self) -> dict[str, Any]:
         """A plain, JSON-ready dict."""
         return asdict(self)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
-from bnexp.engine.build import HostData, check_network, load_host_data
+from bnexp.engine.build import HostData, check_network, load_host_data, settle_where
 from bnexp.engine.device import resolve_device, resolve_precision
 from bnexp.engine.execute import Worker
 from bnexp.engine.process import execute_processes
@@ -79,7 +79,7 @@ def make_plan(request: Request) -> Plan:
     device = resolve_device(request.exec.device)
     hosts: dict[DataConfig, HostData] = {}
     resolved = resolve_runs(request.configs, request.exec, hosts)
-    runs = [PlannedRun(name, config, _state(store, name)) for name, config in resolved.items()]
+    runs = [PlannedRun(name, config, _state(store, name, request.exec)) for name, config in resolved.items()]
     sweep = len(request.configs) > 1
     slots = _num_slots(request.exec, device.type) if sweep else 1
     threads = request.exec.threads or (1 if sweep else _num_cores())
@@ -103,6 +103,7 @@ def resolve_runs(
         if config.data not in raw_hosts:
             raw_hosts[config.data] = load_host_data(config.data, exec_config.data_root)
         host = raw_hosts[config.data]
+        config = settle_where(config, host.images)
         shape = replace(config, seed=0, lr=1.0, epochs=10**9)  # what shapes do not depend on
         if shape not in checked:
             check_network(config, host.images, len(host.split.train))
@@ -199,13 +200,13 @@ def describe(config: RunConfig, keys: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def _state(store: Store, name: str) -> State:
+def _state(store: Store, name: str, exec_config: ExecConfig) -> State:
     record = store.record(name)
-    if record is not None and record.status != "failed":
+    if record is not None and record.has_ended_with(exec_config.probes):
         return "done"
     if store.checkpoint_path(name).exists():
         return "resume"
-    return "retry" if record is not None else "todo"
+    return "retry" if record is not None and record.status == "failed" else "todo"
 
 
 def _num_slots(config: ExecConfig, device_type: str) -> int:

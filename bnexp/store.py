@@ -38,6 +38,20 @@ def _umask() -> int:
     return mask
 
 
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
 def read_json(path: Path) -> Any:
     """The JSON document at `path`.
 
@@ -138,17 +152,16 @@ class Store:
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """One dict an epoch, in order; empty where there is none. A half-written last line is passed over."""
-        try:
-            lines = (self.run_dir(run_id) / "history.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return _read_rows(self.run_dir(run_id) / "history.jsonl")
+
+    def write_probes(self, run_id: str, rows: list[dict[str, Any]]) -> None:
+        """Replace probes.jsonl."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomic(self.run_dir(run_id) / "probes.jsonl", text)
+
+    def probes(self, run_id: str) -> list[dict[str, Any]]:
+        """What the probes of a run measured, one dict a number, in order; empty where there were none."""
+        return _read_rows(self.run_dir(run_id) / "probes.jsonl")
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:

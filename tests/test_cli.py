@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bnexp.choices import config_root
 from bnexp.cli import COMMANDS, USAGE, main
 
 Bnexp = Callable[..., subprocess.CompletedProcess[str]]
@@ -93,10 +94,34 @@ def test_no_traceback_reaches_the_user(bnexp: Bnexp) -> None:
         assert done.stderr.startswith("bnexp: ")
 
 
-def test_train_help_and_cfg_come_from_hydra(bnexp: Bnexp) -> None:
+def test_train_help_lists_every_choice_with_a_line_of_its_own(bnexp: Bnexp) -> None:
     shown = bnexp("train", "--help")
     assert shown.returncode == 0
-    assert "norm: batch, ghost, group, instance, layer, none" in shown.stdout
+    for folder in ("data", "model", "norm", "optim", "schedule", "probes", "study"):
+        for path in (config_root() / folder).glob("*.yaml"):
+            (line,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == [path.stem]]
+            assert len(line.split()) > 2, line
+    assert all(f"  {key}: " in shown.stdout for key in ("lr", "batch_size", "epochs", "seed", "probes", "results"))
+
+
+def completions(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, line: str) -> set[str]:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    done = bnexp("-sc", "query=bash")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_shell_completes_commands_choices_and_keys(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "complete " in bnexp("-sc", "install=bash").stdout
+    assert {"train", "plan", "status", "report"} <= completions(bnexp, monkeypatch, "bnexp ")
+    assert {"norm=batch", "norm=batch_renorm"} <= completions(bnexp, monkeypatch, "bnexp train -m lr=0.1 norm=b")
+    assert {"probes=shift", "probes=statistics"} <= completions(bnexp, monkeypatch, "bnexp plan probes=s")
+    assert "norm.placement=" in completions(bnexp, monkeypatch, "bnexp train norm.pl")
+    assert completions(bnexp, monkeypatch, "bnexp status norm=b") == set()
+
+
+def test_cfg_comes_from_hydra(bnexp: Bnexp) -> None:
     config = bnexp("train", "--cfg", "job", "norm=ghost")
     assert "ghost_size: 16" in config.stdout
 

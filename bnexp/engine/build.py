@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnexp.config import DataConfig, OptimConfig, RunConfig
+from bnexp.config import NO_NORM, DataConfig, OptimConfig, RunConfig
 from bnexp.data import ImageSet, Split, channel_statistics, load_images, split_train_val
 from bnexp.errors import ConfigError
-from bnexp.nn import build_model
-from bnexp.nn.init import init_parameters
+from bnexp.nn import MODELS, NORMS, build_model, count_norm_positions
+from bnexp.nn.init import init_parameters, scale_to_unit_variance
+from bnexp.nn.layers import norm_layers
 from bnexp.nn.norms import make_norm_factory
+from bnexp.nn.where import canonical_where
+from bnexp.plugins import plugin_error
 from bnexp.seeding import seed_for
+
+LSUV_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -102,59 +108,110 @@ def build_network(config: RunConfig, *, in_channels: int, image_size: int, num_c
     """The network with torch's own initial values, on the current default device.
 
     Raises:
-        ConfigError: depth, width or norm do not fit together.
+        ConfigError: depth, width or norm do not fit together, or nothing is left to train.
     """
-    return build_model(
-        config.model.name,
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        depth=config.model.depth,
-        width=config.model.width,
-        activation=config.model.activation,
-        norm=make_norm_factory(config.norm.kind, **config.norm.options()),
-        placement=config.norm.placement or "before",
-        **({"preactivation": True} if config.model.preactivation else {}),
-    )
+    arguments = _network_arguments(config, in_channels, image_size, num_classes)
+    model = build_model(config.model.name, where=config.norm.where or "all", **arguments)
+    if config.optim.trainable == "norm":
+        _train_only_norms(model)
+    return model
 
 
-def init_network(model: nn.Module, config: RunConfig) -> None:
+def _network_arguments(config: RunConfig, in_channels: int, image_size: int, num_classes: int) -> dict[str, Any]:
+    return {
+        "in_channels": in_channels,
+        "image_size": image_size,
+        "num_classes": num_classes,
+        "depth": config.model.depth,
+        "width": config.model.width,
+        "activation": config.model.activation,
+        "norm": make_norm_factory(config.norm.kind, **dict(config.norm.options)),
+        "placement": config.norm.placement or "before",
+        "dropout": config.model.dropout,
+        "dropout_placement": config.model.dropout_placement or "after",
+        **dict(config.model.options),
+    }
+
+
+def _train_only_norms(model: nn.Module) -> None:
+    """Everything but gamma and beta stays at its initial value. Source: Frankle, Schwab & Morcos 2020."""
+    norms = {id(p) for _, norm in norm_layers(model) for p in norm.parameters()}
+    if not norms:
+        hint = "there is no gamma or beta to train: choose a norm with norm.affine=both, and norm.where"
+        raise ConfigError("optim.trainable", got="norm", hint=hint)
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in norms)
+
+
+def settle_where(config: RunConfig, images: ImageSet) -> RunConfig:
+    """The config with one spelling for each selection of norm layers; one that selects none has no norm.
+
+    Raises:
+        ConfigError: it names a layer that the network does not have.
+    """
+    if config.norm.where in (None, "all"):
+        return config
+    arguments = _network_arguments(config, images.in_channels, images.image_size, images.num_classes)
+    where = canonical_where(config.norm.where or "", count_norm_positions(config.model.name, **arguments))
+    return replace(config, norm=NO_NORM if where == "none" else replace(config.norm, where=where))
+
+
+def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
     """Draw every parameter from a seed keyed by its name: arms share what they share."""
     init_parameters(
         model,
         scheme=config.model.init,
-        gain=config.model.init_gain,
+        gain=config.model.init_gain if config.model.init != "lsuv" else 1.0,
         activation=config.model.activation,
         seed_of=partial(seed_for, config.seed, "init"),
     )
+    if config.model.init == "lsuv":
+        generator = torch.Generator().manual_seed(seed_for(config.seed, "lsuv"))
+        index = torch.randperm(len(data.train_y), generator=generator)[:LSUV_IMAGES].to(data.train_x.device)
+        model.to(data.train_x.device)
+        scale_to_unit_variance(model, normalize(data.train_x[index], data), gain=config.model.init_gain)
+
+
+def normalize(x: Tensor, data: DeviceData) -> Tensor:
+    """Raw pixels to float32 with the training set's mean 0 and std 1 per channel, channels last."""
+    return (x.float() * data.scale + data.shift).contiguous(memory_format=torch.channels_last)
 
 
 def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
     """Run one training step's shapes on the meta device, which costs no memory and no arithmetic.
+
+    What a user's package brought runs on two examples on the CPU instead: it may not know the meta device.
 
     Raises:
         ConfigError: the batch does not fit the data, or the network does not fit the images or the norm.
     """
     if config.batch_size > num_train:
         raise ConfigError("batch_size", got=config.batch_size, hint=f"there are only {num_train} training examples")
-    shape = (config.batch_size, images.in_channels, images.image_size, images.image_size)
-    with torch.device("meta"):
+    foreign = config.norm.kind not in NORMS or config.model.name not in MODELS
+    num = 2 if foreign else config.batch_size
+    with torch.device("cpu" if foreign else "meta"):
         model = build_network(
             config, in_channels=images.in_channels, image_size=images.image_size, num_classes=images.num_classes
         )
         try:
-            model(torch.empty(shape))
+            logits = model(torch.zeros(num, images.in_channels, images.image_size, images.image_size))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=layer"
             raise ConfigError("batch_size", got=config.batch_size, hint=hint) from error
+    if not isinstance(logits, Tensor) or logits.shape != (num, images.num_classes):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise plugin_error(
+            "model", config.model.name, f"returned {got} where logits ({num}, {images.num_classes}) are due"
+        )
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:
     """The optimizer, fused where PyTorch has it; weight decay on weights only, unless `optim.decay=all`."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     groups = [
         {"params": weights, "weight_decay": optim.weight_decay},
         {"params": others, "weight_decay": optim.weight_decay if optim.decay == "all" else 0.0},

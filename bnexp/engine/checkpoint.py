@@ -12,11 +12,23 @@ from torch import nn
 
 from bnexp.store import write_atomic
 
+KEYS = frozenset(("model", "optimizer", "history", "probes", "wanted", "threads"))
+
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, history: list[dict[str, Any]], threads: int
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    history: list[dict[str, Any]],
+    probes: list[dict[str, Any]],
+    wanted: dict[str, dict[str, Any]],
 ) -> None:
     """Write atomically; a crash leaves the last whole checkpoint.
+
+    Args:
+        probes: rows measured so far.
+        wanted: the probes that measured them.
 
     Random draws need no state: each epoch's are seeded by the run's seed and the epoch.
     """
@@ -24,7 +36,9 @@ def save_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history,
-        "threads": threads,
+        "probes": probes,
+        "wanted": wanted,
+        "threads": torch.get_num_threads(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -37,6 +51,4 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         state = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
-    return (
-        dict(state) if isinstance(state, dict) and {"model", "optimizer", "history", "threads"} <= set(state) else None
-    )
+    return dict(state) if isinstance(state, dict) and set(state) >= KEYS else None

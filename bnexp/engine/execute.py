@@ -6,7 +6,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,9 +66,9 @@ def execute_run(
             if not held:
                 return None
             done = store.record(name)
-            if done is not None and done.status != "failed":
+            if done is not None and done.has_ended_with(worker.exec.probes):
                 return done
-            record = _train(config, name, worker, store, on_epoch)
+            record = _train(config, name, _with_probes_of(done, worker), store, on_epoch)
             store.write_record(record)
             store.checkpoint_path(name).unlink(missing_ok=True)
             store.error_path(name).unlink(missing_ok=True)
@@ -79,12 +79,25 @@ def execute_run(
         return record
 
 
+def _with_probes_of(done: RunRecord | None, worker: Worker) -> Worker:
+    """The worker, which measures anew what an earlier record of the run has besides."""
+    if done is None or done.status == "failed":
+        return worker
+    probes = {**done.exec.get("probes", {}), **worker.exec.probes}
+    return replace(worker, exec=replace(worker.exec, probes=probes))
+
+
 def write_failure(record: RunRecord, store: Store, details: str) -> None:
-    """Leave a failed record and its traceback; where not even that can be written, the sweep goes on without."""
+    """Leave a failed record and its traceback; where not even that can be written, the sweep goes on without.
+
+    A run that had ended well, and crashed when it was repeated for more probes, keeps its record.
+    """
     try:
         store.run_dir(record.run_id).mkdir(parents=True, exist_ok=True)
         store.error_path(record.run_id).write_text(details)
-        store.write_record(record)
+        done = store.record(record.run_id)
+        if done is None or done.status == "failed":
+            store.write_record(record)
     except OSError as error:
         print(f"bnexp: {record.run_id}: its failure could not be recorded ({error})", file=sys.stderr)
 
@@ -109,8 +122,13 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
 
     torch.set_num_threads(worker.threads)
     checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
-    outcome = train_run(config, worker.data(config.data), worker.device, checkpointing=checkpointing, on_epoch=log)
+    outcome = train_run(
+        config, worker.data(config.data), worker.device, checkpointing=checkpointing, probes=worker.exec.probes,
+        on_epoch=log,
+    )  # fmt: skip
     store.write_history(name, outcome.history)
+    if worker.exec.probes:
+        store.write_probes(name, outcome.probes)
     assert all(value is None or math.isfinite(value) for value in outcome.final.values())
     return RunRecord(
         run_id=name,

@@ -54,7 +54,7 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
             f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement"
         )
     selection = select(frame.runs, spec)
-    tables = make_tables(selection)
+    tables = make_tables(selection, store)
     readings = limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)]
     exploratory = (
         ["Exploratory: the declared study was changed on the command line."] if frozen and frozen["exploratory"] else []
@@ -70,8 +70,9 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
             figures = draw_figures(selection, store, work / "figures")
             write_tables(tables, work / "tables")
             page = render_page(
-                name, frozen=frozen, spec=spec, frame=frame, selection=selection, tables=tables, figures=figures,
-                readings=readings, remarks=remarks, figure_folder=work / "figures",
+                name, frozen=frozen, spec=spec, frame=frame, selection=selection,
+                tables=[table for table in tables if len(table.shown)], figures=figures, readings=readings,
+                remarks=remarks, figure_folder=work / "figures",
             )  # fmt: skip
             (work / "report.html").write_text(page)
             _move(work / "figures", folder / "figures", names={name for name, _, _ in FIGURES})

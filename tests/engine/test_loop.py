@@ -49,7 +49,7 @@ def test_training_is_the_textbook_loop_written_out(data: DeviceData) -> None:
     outcome = train_run(config, data, CPU)
 
     model = build_network(config, in_channels=1, image_size=8, num_classes=10)
-    init_network(model, config)
+    init_network(model, config, data)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     velocity = {p: torch.zeros_like(p) for p in model.parameters()}
     x = (data.train_x.float() / 255 - data.train_x.float().mean() / 255) / (

@@ -1,0 +1,159 @@
+"""Probes in training: they change nothing, resume with it, and are measured anew when more are asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bnexp.compose import request_from_argv
+from bnexp.config import RunConfig
+from bnexp.engine import loop
+from bnexp.engine.build import DeviceData, load_host_data, to_device
+from bnexp.engine.checkpoint import load_checkpoint
+from bnexp.engine.loop import Checkpointing, Outcome, train_run
+from bnexp.options import PROBE_OPTIONS
+from bnexp.probes import END_PROBES, STEP_PROBES
+from bnexp.store import Store
+
+Bnexp = Callable[..., subprocess.CompletedProcess[str]]
+CPU = torch.device("cpu")
+STEPS: dict[str, dict[str, Any]] = {name: {"every": 2} for name in STEP_PROBES}
+ALL: dict[str, dict[str, Any]] = {**STEPS, **{name: {} for name in END_PROBES}}
+TIMED = ("cost",)
+
+
+def compose(*overrides: str) -> RunConfig:
+    base = {"exec.precision": "fp32", "data.train_limit": "200", "epochs": "3", "model.width": "4"}
+    base |= dict(override.split("=", 1) for override in overrides)
+    (config,) = request_from_argv([f"{key}={value}" for key, value in base.items()]).configs
+    return config
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return to_device(load_host_data(compose().data, None), CPU)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def untimed(outcome: Outcome) -> list[dict[str, Any]]:
+    times = ("train_seconds", "images_per_second")
+    return [{key: value for key, value in row.items() if key not in times} for row in outcome.history]
+
+
+def measured(outcome: Outcome) -> list[dict[str, Any]]:
+    return [row for row in outcome.probes if row["probe"] not in TIMED]
+
+
+def test_tables_of_probes_agree() -> None:
+    assert set(PROBE_OPTIONS) == set(STEP_PROBES) | set(END_PROBES)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("norm=noisy_batch", "model.dropout=0.2", "data.augment=crop_flip"),
+        ("norm=ghost", "optim=adam", "lr=0.003", "model=mlp"),
+        ("norm=batch_renorm", "norm.ramp_steps=3", "exec.precision=bf16"),
+        ("norm=batch", "norm.freeze_at=1", "optim=rmsprop", "lr=0.001"),
+        ("model=lstm", "model.width=8", "optim.clip_norm=1"),
+        ("optim.trainable=norm", "model=resnet", "model.depth=8"),
+        ("norm=none", "model.init=lsuv", "lr=0.01"),
+    ],
+)
+def test_a_probed_run_is_bitwise_the_unprobed_one(data: DeviceData, overrides: tuple[str, ...]) -> None:
+    config = compose(*overrides)
+    plain, probed = train_run(config, data, CPU), train_run(config, data, CPU, probes=ALL)
+    assert untimed(probed) == untimed(plain)
+    assert {k: v for k, v in probed.final.items() if k != "train_seconds"} == {
+        k: v for k, v in plain.final.items() if k != "train_seconds"
+    }
+    assert plain.probes == []
+    assert probed.seconds["probes"] > 0
+    silent = {"affine", "running"} if config.norm.kind == "none" else set()
+    silent |= {"gradients", "shift"} if config.optim.trainable == "norm" else set()  # no weight is trained
+    assert {row["probe"] for row in probed.probes} == set(ALL) - silent
+
+
+def test_step_probes_fire_before_the_first_update_and_every_so_often(data: DeviceData) -> None:
+    outcome = train_run(compose(), data, CPU, probes={"gradients": {"every": 2}, "landscape": {"every": 4}})
+    assert sorted({row["step"] for row in outcome.probes if row["probe"] == "gradients"}) == [0, 2, 4, 6, 8]
+    assert sorted({row["step"] for row in outcome.probes if row["probe"] == "landscape"}) == [0, 4, 8]
+    epochs = {row["step"]: row["epoch"] for row in outcome.probes}
+    assert epochs == {step: step // 3 for step in epochs}  # 200 // 64 updates an epoch
+
+
+def test_probe_rows_survive_an_interruption(data: DeviceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose("norm=noisy_batch", "model.dropout=0.1")
+    whole = train_run(config, data, CPU, probes=ALL)
+    checkpointing = Checkpointing(tmp_path / "checkpoint", 0.0)
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["epoch"] == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    real = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, data, CPU, checkpointing=checkpointing, probes=ALL)
+    monkeypatch.undo()
+    resumed = train_run(config, data, CPU, checkpointing=checkpointing, probes=ALL)
+    assert untimed(resumed) == untimed(whole)
+    assert measured(resumed) == measured(whole)
+
+
+def test_a_checkpoint_without_the_wanted_probes_is_not_gone_on_from(data: DeviceData, tmp_path: Path) -> None:
+    checkpointing = Checkpointing(tmp_path / "checkpoint", 0.0)
+    train_run(compose(), data, CPU, checkpointing=checkpointing)
+    state = load_checkpoint(checkpointing.path, CPU)
+    assert state is not None
+    assert len(state["history"]) == 2
+    probed = train_run(compose(), data, CPU, checkpointing=checkpointing, probes=STEPS)
+    assert {row["epoch"] for row in probed.probes} == {0, 1, 2}
+
+
+def test_a_checkpoint_that_fits_no_longer_starts_over(data: DeviceData, tmp_path: Path) -> None:
+    checkpointing = Checkpointing(tmp_path / "checkpoint", 0.0)
+    train_run(compose("model.width=6"), data, CPU, checkpointing=checkpointing)
+    outcome = train_run(compose(), data, CPU, checkpointing=checkpointing)
+    assert untimed(outcome) == untimed(train_run(compose(), data, CPU))
+
+
+def test_a_diverged_run_has_its_rows_with_gaps_and_no_final_probe(data: DeviceData) -> None:
+    outcome = train_run(compose("norm=none", "lr=1e20"), data, CPU, probes=ALL)
+    assert outcome.status == "diverged"
+    assert {row["probe"] for row in outcome.probes} <= set(STEPS)
+    assert any(row["value"] is None for row in outcome.probes)
+    json.dumps(outcome.probes, allow_nan=False)
+
+
+def test_asking_for_probes_repeats_a_finished_run_once_and_keeps_its_numbers(bnexp: Bnexp, tmp_path: Path) -> None:
+    common = ("train", "epochs=2", "data.train_limit=200", "exec.threads=1")
+    assert bnexp(*common).returncode == 0
+    store = Store(tmp_path / "results")
+    (run_id,) = store.run_ids()
+    before = store.record(run_id)
+    assert bnexp(*common, "probes=[gradients]").returncode == 0
+    assert bnexp(*common, "probes=[affine]").returncode == 0
+    after = store.record(run_id)
+    assert before is not None
+    assert after is not None
+    assert {k: v for k, v in after.final.items() if k != "train_seconds"} == {
+        k: v for k, v in before.final.items() if k != "train_seconds"
+    }
+    assert {row["probe"] for row in store.probes(run_id)} == {"gradients", "affine"}
+    stamp = (store.run_dir(run_id) / "record.json").stat().st_mtime_ns
+    for wanted in ((), ("probes=[gradients]",), ("probes=[affine,gradients]",)):
+        assert "already done" in bnexp(*common, *wanted).stdout
+    assert (store.run_dir(run_id) / "record.json").stat().st_mtime_ns == stamp
