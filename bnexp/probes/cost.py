@@ -35,8 +35,8 @@ class CostProbe:
             parameters and buffers, which are there anyway.
         peak_mib, peak_mib_without_norm: on CUDA, the most that a step allocates beyond what is there before it.
 
-    Cost: about a second, or 8 pairs of steps where that is longer: 0.05 of a training epoch (4-layer cnn of width 16 with batch
-    norm, 54,000 training images of 28×28, batch 128, one CPU thread).
+    Cost: about a second, or 8 pairs of steps where that is longer: 0.05 of a training epoch (4-layer
+    cnn of width 16 with batch norm, 54,000 training images of 28×28, batch 128, one CPU thread).
     """
 
     def measure(self, ending: Ending) -> list[Row]:
