@@ -39,8 +39,12 @@ class RunRecord:
 
     def has_ended_with(self, probes: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether the run needs no repetition: it did not crash, and it measured these probes with these options."""
+        return self.status != "failed" and not self.unmeasured(probes)
+
+    def unmeasured(self, probes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Those of these probes, with these options, that the run does not have."""
         measured = self.exec.get("probes", {})
-        return self.status != "failed" and all(measured.get(name) == dict(probes[name]) for name in probes)
+        return {name: dict(options) for name, options in probes.items() if measured.get(name) != dict(options)}
 
     def to_dict(self) -> dict[str, Any]:
         """A plain, JSON-ready dict."""

@@ -86,6 +86,10 @@ class Store:
     def checkpoint_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "checkpoint"
 
+    def weights_path(self, run_id: str) -> Path:
+        """The trained network's state_dict, as torch saves it."""
+        return self.run_dir(run_id) / "weights.pt"
+
     def error_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "error.txt"
 

@@ -1,4 +1,4 @@
-"""The state of a run at the end of an epoch: enough to go on bit for bit."""
+"""What is saved of a network: the state of a run at the end of an epoch, and the weights that it ended with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnexp.store import write_atomic
 
@@ -24,7 +24,7 @@ def save_checkpoint(
     probes: list[dict[str, Any]],
     wanted: dict[str, dict[str, Any]],
 ) -> None:
-    """Write atomically; a crash leaves the last whole checkpoint.
+    """Write enough to go on bit for bit, atomically; a crash leaves the last whole checkpoint.
 
     Args:
         probes: rows measured so far.
@@ -40,15 +40,34 @@ def save_checkpoint(
         "wanted": wanted,
         "threads": torch.get_num_threads(),
     }
+    _save(path, state)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The saved state, or None where there is none or it is unreadable: the run then starts over."""
+    state = _load(path, device)
+    return state if state is not None and set(state) >= KEYS else None
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a state_dict atomically; `torch.load(path)` reads it anywhere."""
+    _save(path, {name: tensor.cpu() for name, tensor in weights.items()})
+
+
+def load_weights(path: Path) -> dict[str, Tensor] | None:
+    """A saved state_dict, on the CPU, or None where there is none or it is unreadable."""
+    return _load(path, torch.device("cpu"))
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The saved state, or None where there is none or it is unreadable: the run then starts over."""
+def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
-    return dict(state) if isinstance(state, dict) and set(state) >= KEYS else None
+    return dict(state) if isinstance(state, dict) else None

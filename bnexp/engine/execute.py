@@ -13,9 +13,11 @@ import torch
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
+from bnexp.engine.checkpoint import load_weights, save_weights
 from bnexp.engine.device import environment
-from bnexp.engine.loop import Checkpointing, train_run
+from bnexp.engine.loop import Checkpointing, measure_trained, train_run
 from bnexp.identity import cell_id, run_id
+from bnexp.probes import END_PROBES
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
@@ -68,7 +70,9 @@ def execute_run(
             done = store.record(name)
             if done is not None and done.has_ended_with(worker.exec.probes):
                 return done
-            record = _train(config, name, _with_probes_of(done, worker), store, on_epoch)
+            record = None if done is None else _measure(config, done, worker, store)
+            if record is None:
+                record = _train(config, name, _with_probes_of(done, worker), store, on_epoch)
             store.write_record(record)
             store.checkpoint_path(name).unlink(missing_ok=True)
             store.error_path(name).unlink(missing_ok=True)
@@ -77,6 +81,29 @@ def execute_run(
         record = failed_record(config, worker.exec, error=_last_line(error))
         write_failure(record, store, traceback.format_exc())
         return record
+
+
+def _measure(config: RunConfig, done: RunRecord, worker: Worker, store: Store) -> RunRecord | None:
+    """The record of a trained run with the probes that it lacked, or None where they need the training itself."""
+    missing = done.unmeasured(worker.exec.probes)
+    if done.status == "failed" or not set(missing) <= set(END_PROBES):
+        return None
+    rows = [row for row in store.probes(done.run_id) if row["probe"] not in missing]
+    seconds = 0.0
+    if done.status != "diverged":
+        weights = load_weights(store.weights_path(done.run_id))
+        if weights is None:
+            return None
+        torch.set_num_threads(worker.threads)
+        step = store.history(done.run_id)[-1]["step"]
+        measured = measure_trained(config, worker.data(config.data), worker.device, weights, probes=missing, step=step)
+        if measured is None:
+            return None
+        rows, seconds = rows + measured[0], measured[1]
+    store.write_probes(done.run_id, rows)
+    probes = {**done.exec.get("probes", {}), **missing}
+    spent = done.seconds | {"probes": done.seconds.get("probes", 0.0) + seconds}
+    return replace(done, exec=done.exec | {"probes": probes}, seconds=spent)
 
 
 def _with_probes_of(done: RunRecord | None, worker: Worker) -> Worker:
@@ -129,6 +156,8 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
     store.write_history(name, outcome.history)
     if worker.exec.probes:
         store.write_probes(name, outcome.probes)
+    if outcome.weights is not None:
+        save_weights(store.weights_path(name), outcome.weights)
     assert all(value is None or math.isfinite(value) for value in outcome.final.values())
     return RunRecord(
         run_id=name,

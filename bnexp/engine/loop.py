@@ -42,7 +42,11 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; the fields are those of RunRecord."""
+    """How a run ended; the fields are those of RunRecord.
+
+    Attributes:
+        weights: parameters and buffers of the trained network; None for a diverged run, which has none to keep.
+    """
 
     status: Status
     final: dict[str, float | None]
@@ -50,6 +54,7 @@ class Outcome:
     seconds: dict[str, float]
     num_params: int
     probes: list[Row]
+    weights: dict[str, Tensor] | None
 
 
 def train_run(
@@ -106,7 +111,38 @@ def train_run(
     seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": probing.seconds}
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
-    return Outcome(status, final, history, seconds, num_params, probing.rows)
+    weights = None if status == "diverged" else model.state_dict()
+    return Outcome(status, final, history, seconds, num_params, probing.rows, weights)
+
+
+def measure_trained(
+    config: RunConfig,
+    data: DeviceData,
+    device: torch.device,
+    weights: dict[str, Tensor],
+    *,
+    probes: Mapping[str, Mapping[str, Any]],
+    step: int,
+) -> tuple[list[Row], float] | None:
+    """The rows of probes that look at a trained network, and the seconds they took; nothing is trained.
+
+    None where the weights are not this network's, but that of another version of bnexp.
+
+    Args:
+        weights: as `Outcome.weights` has them.
+        probes: none but those of `END_PROBES`.
+        step: updates that the network has seen.
+    """
+    probing = Probing(config, data, probes)
+    _, channels, height, _ = data.train_x.shape
+    model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        return None
+    model.to(device).to(memory_format=torch.channels_last).train()
+    probing.at_end(model, step=step, epoch=config.epochs)
+    return probing.rows, probing.seconds
 
 
 def _start(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,15 @@ from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine import loop
 from bnexp.engine.build import DeviceData, load_host_data, to_device
-from bnexp.engine.checkpoint import load_checkpoint
+from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
+from bnexp.engine.execute import Worker, execute_run
 from bnexp.engine.loop import Checkpointing, Outcome, train_run
 from bnexp.options import PROBE_OPTIONS
 from bnexp.probes import END_PROBES, STEP_PROBES
+from bnexp.records import RunRecord
+from bnexp.runner import resolve_runs
 from bnexp.store import Store
 
-Bnexp = Callable[..., subprocess.CompletedProcess[str]]
 CPU = torch.device("cpu")
 STEPS: dict[str, dict[str, Any]] = {name: {"every": 2} for name in STEP_PROBES}
 ALL: dict[str, dict[str, Any]] = {**STEPS, **{name: {} for name in END_PROBES}}
@@ -138,22 +138,71 @@ def test_a_diverged_run_has_its_rows_with_gaps_and_no_final_probe(data: DeviceDa
     json.dumps(outcome.probes, allow_nan=False)
 
 
-def test_asking_for_probes_repeats_a_finished_run_once_and_keeps_its_numbers(bnexp: Bnexp, tmp_path: Path) -> None:
-    common = ("train", "epochs=2", "data.train_limit=200", "exec.threads=1")
-    assert bnexp(*common).returncode == 0
-    store = Store(tmp_path / "results")
-    (run_id,) = store.run_ids()
-    before = store.record(run_id)
-    assert bnexp(*common, "probes=[gradients]").returncode == 0
-    assert bnexp(*common, "probes=[affine]").returncode == 0
-    after = store.record(run_id)
-    assert before is not None
+def worker_with(tmp_path: Path, *overrides: str) -> tuple[RunConfig, Worker, Store]:
+    (config,) = (request := request_from_argv(overrides)).configs
+    ((_, resolved),) = resolve_runs([config], request.exec, {}).items()
+    return resolved, Worker(request.exec, CPU, 1, {}), Store(tmp_path)
+
+
+def numbers(record: RunRecord | None) -> dict[str, float | None]:
+    assert record is not None
+    return {key: value for key, value in record.final.items() if key != "train_seconds"}
+
+
+def test_asking_for_probes_in_training_repeats_a_run_once_and_keeps_its_numbers(tmp_path: Path) -> None:
+    common = ("epochs=2", "data.train_limit=200")
+    before = execute_run(*worker_with(tmp_path, *common))
+    execute_run(*worker_with(tmp_path, *common, "probes=[gradients]"))
+    after = execute_run(*worker_with(tmp_path, *common, "probes=[affine]"))
     assert after is not None
-    assert {k: v for k, v in after.final.items() if k != "train_seconds"} == {
-        k: v for k, v in before.final.items() if k != "train_seconds"
-    }
-    assert {row["probe"] for row in store.probes(run_id)} == {"gradients", "affine"}
-    stamp = (store.run_dir(run_id) / "record.json").stat().st_mtime_ns
+    assert numbers(after) == numbers(before)
+    store = Store(tmp_path)
+    assert {row["probe"] for row in store.probes(after.run_id)} == {"gradients", "affine"}
     for wanted in ((), ("probes=[gradients]",), ("probes=[affine,gradients]",)):
-        assert "already done" in bnexp(*common, *wanted).stdout
-    assert (store.run_dir(run_id) / "record.json").stat().st_mtime_ns == stamp
+        assert execute_run(*worker_with(tmp_path, *common, *wanted)) == after
+
+
+def test_a_trained_run_is_evaluated_under_other_statistics_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("epochs=2", "data.train_limit=200", "norm=noisy_batch", "model.width=4")
+    at_once = execute_run(*worker_with(tmp_path / "once", *common, "probes=[affine,statistics,robustness]"))
+    before = execute_run(*worker_with(tmp_path / "later", *common, "probes=[affine]"))
+    monkeypatch.setattr(loop, "train_epoch", None)
+    after = execute_run(*worker_with(tmp_path / "later", *common, "probes=[statistics,robustness]"))
+    assert numbers(before) == numbers(after) == numbers(at_once)
+    assert after is not None
+    assert Store(tmp_path / "later").probes(after.run_id) == Store(tmp_path / "once").probes(after.run_id)
+    assert after.exec["probes"] == {"affine": {"every": 100}, "statistics": {}, "robustness": {}}
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", None])
+def test_a_run_whose_weights_are_lost_is_trained_again_for_a_probe(tmp_path: Path, content: bytes | None) -> None:
+    common = ("epochs=1", "data.train_limit=200", "model.width=4")
+    config, worker, store = worker_with(tmp_path, *common)
+    before = execute_run(config, worker, store)
+    assert before is not None
+    path = store.weights_path(before.run_id)
+    if content is None:
+        save_weights(path, {"head.weight": torch.zeros(1)})
+    else:
+        path.write_bytes(content)
+    after = execute_run(*worker_with(tmp_path, *common, "probes=[statistics]"))
+    assert numbers(after) == numbers(before)
+    assert len(store.probes(before.run_id)) == 6
+    loaded = load_weights(path)
+    assert loaded is not None
+    assert len(loaded) > 1
+
+
+def test_a_diverged_run_has_no_weights_and_is_not_repeated_for_a_final_probe(tmp_path: Path) -> None:
+    common = ("epochs=1", "data.train_limit=200", "norm=none", "lr=1e20")
+    before = execute_run(*worker_with(tmp_path, *common))
+    assert before is not None
+    assert before.status == "diverged"
+    store = Store(tmp_path)
+    assert not store.weights_path(before.run_id).exists()
+    after = execute_run(*worker_with(tmp_path, *common, "probes=[statistics]"))
+    assert after is not None
+    assert after.final == before.final  # its seconds too: it was not trained again
+    assert store.probes(before.run_id) == []

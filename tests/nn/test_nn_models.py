@@ -266,7 +266,9 @@ def test_mlp_flattens_its_input() -> None:
 
 
 def test_build_model_refuses_an_unknown_name() -> None:
-    with pytest.raises(ConfigError, match=r"^model\.name: 'resnt' is not one of cnn, gru, lstm, mlp, resnet, vgg.*'resnet'"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.name: 'resnt' is not one of cnn, gru, lstm, mlp, resnet, vgg.*'resnet'"
+    ):
         make("resnt", depth=8, width=4)
     assert sorted(MODELS) == ["cnn", "gru", "lstm", "mlp", "resnet", "vgg"]
 
