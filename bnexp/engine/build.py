@@ -193,6 +193,10 @@ def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
         model = build_network(
             config, in_channels=images.in_channels, image_size=images.image_size, num_classes=images.num_classes
         )
+        for module in model.modules():
+            # a cumulative average reads its count on the host, which meta has none of; shapes do not depend on it
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.momentum is None:
+                module.momentum = 0.0
         try:
             logits = model(torch.zeros(num, images.in_channels, images.image_size, images.image_size))
         except ValueError as error:

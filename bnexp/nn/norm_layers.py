@@ -250,6 +250,14 @@ class FilterResponse(nn.Module):
         return y if self.tau is None else torch.maximum(y, self.tau.view(-1, 1, 1).to(y.dtype))
 
 
+class ShiftedGroupNorm(nn.GroupNorm):
+    """Group norm with beta and without gamma, which torch's own cannot do in bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = F.group_norm(input, self.num_groups, eps=self.eps)
+        return out + self.bias.view(-1, *[1] * (input.ndim - 2)).to(out.dtype)
+
+
 class InstanceNorm2d(nn.InstanceNorm2d):
     """torch's own, but that a map of one pixel is the user's mistake and names its key."""
 

@@ -13,6 +13,7 @@ from bnexp.nn.norm_layers import (
     FilterResponse,
     GhostBatchNorm,
     InstanceNorm2d,
+    ShiftedGroupNorm,
     ShiftingNoise,
     keep_affine,
 )
@@ -93,7 +94,8 @@ class GroupNorm:
         if ndim == 2 and num_features == self.num_groups:
             hint = f"leaves one value a group in a layer of {num_features} units, and one value normalizes to 0"
             raise ConfigError("norm.num_groups", got=self.num_groups, hint=hint)
-        return keep_affine(nn.GroupNorm(self.num_groups, num_features, eps=self.eps), self.affine)
+        kind = ShiftedGroupNorm if self.affine == "shift" else nn.GroupNorm
+        return keep_affine(kind(self.num_groups, num_features, eps=self.eps), self.affine)
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ class LayerNorm:
         return self.affine in ("both", "shift")
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
-        # on (N, C) both are the same, and torch's LayerNorm takes a third of the time
-        layer = nn.GroupNorm(1, num_features, self.eps) if ndim == 4 else nn.LayerNorm(num_features, self.eps)
-        return keep_affine(layer, self.affine)
+        if ndim == 4 or self.affine == "shift":
+            return GroupNorm(self.eps, self.affine, num_groups=1).make(num_features, ndim=4)
+        # on (N, C) it is the same, and takes a third of the time
+        return keep_affine(nn.LayerNorm(num_features, self.eps), self.affine)
 
 
 @dataclass(frozen=True)

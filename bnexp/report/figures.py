@@ -14,7 +14,7 @@ from bnexp.analysis.frame import load_history
 from bnexp.analysis.select import Effect, Selection, own_best_effects
 from bnexp.analysis.stats import mean_interval
 from bnexp.metrics import METRICS, Metric
-from bnexp.report.probes import PROBE_FIGURES
+from bnexp.report.probe_figures import PROBE_FIGURES
 from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
 from bnexp.report.words import fixed_words, panel_note, signed
 from bnexp.store import Store

@@ -36,6 +36,11 @@ class Measured:
     diverged: frozenset[str]
     note: str
 
+    def measured_arms(self) -> list[str]:
+        """The arms with rows, in the order of the report."""
+        with_rows = set(self.rows["arm"])
+        return [arm for arm in self.arms if arm in with_rows]
+
     def arm_cells(self, stratum: str, quantity: str) -> list[tuple[str, pd.DataFrame]]:
         """The arms that were measured here, in their order, each with its rows."""
         cells = ((arm, self.cells.get((arm, stratum, quantity))) for arm in self.arms)
@@ -137,12 +142,12 @@ def keep_ends(rows: pd.DataFrame) -> pd.DataFrame:
 
 def keep_last_layer(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one run, the layer next to the output."""
-    return rows[rows["layer"] == rows["layer"].unique()[-1]]
+    return rows[rows["layer"] == _layers(rows)[-1]]
 
 
 def keep_three_layers(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one run the first, middle and last layer, with its `place`: arms need not share the names of layers."""
-    layers = rows["layer"].unique()
+    layers = _layers(rows)
     places = {layers[len(layers) // 2]: "middle"} | {layers[-1]: "last"} | {layers[0]: "first"}
     placed = rows.assign(place=rows["layer"].map(places))
     return placed[placed["place"].notna()]
@@ -150,18 +155,20 @@ def keep_three_layers(rows: pd.DataFrame) -> pd.DataFrame:
 
 def keep_middle_layer(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one run the middle layer, as its `place` says too."""
-    layers = rows["layer"].unique()
+    layers = _layers(rows)
     return rows[rows["layer"] == layers[len(layers) // 2]].assign(place="middle")
 
 
 def mean_over_layers(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one run the mean over layers at each step; null where one is null."""
-    return _strict_mean(rows, ["run_id", "step", "quantity"]).reset_index()
+    means: pd.DataFrame = _strict_mean(rows, ["run_id", "step", "quantity"]).reset_index()
+    return means
 
 
 def at_end(cell: pd.DataFrame, *, last: bool) -> pd.DataFrame:
     """The rows at an arm's first or last step; a run that diverged before the last has none there."""
-    return cell[cell["step"] == (cell["step"].max() if last else cell["step"].min())]
+    step: int = cell["step"].max() if last else cell["step"].min()
+    return cell[cell["step"] == step]
 
 
 def pivoted(cell: pd.DataFrame, index: str, columns: str = "run_id") -> pd.DataFrame:
@@ -172,7 +179,7 @@ def pivoted(cell: pd.DataFrame, index: str, columns: str = "run_id") -> pd.DataF
 
 def by_layer(cell: pd.DataFrame) -> pd.DataFrame:
     """(layers in forward order from 1, runs)."""
-    table = pivoted(cell, "layer").reindex(cell["layer"].unique())
+    table = pivoted(cell, "layer").reindex(_layers(cell))
     table.index = pd.RangeIndex(1, len(table) + 1)
     return table
 
@@ -180,7 +187,8 @@ def by_layer(cell: pd.DataFrame) -> pd.DataFrame:
 def by_severity(cell: pd.DataFrame, corruptions: Sequence[str]) -> pd.DataFrame:
     """(severity, runs): mean over the corruptions; severity 0 is the test set as it is."""
     here = cell[cell["corruption"].isin(["none", *corruptions])]
-    return _strict_mean(here, ["severity", "run_id"]).unstack("run_id")
+    table: pd.DataFrame = _strict_mean(here, ["severity", "run_id"]).unstack("run_id")
+    return table
 
 
 def one_seed_each(found: Measured) -> tuple[dict[tuple[str, str], pd.DataFrame], list[int]]:
@@ -198,6 +206,11 @@ def one_seed_each(found: Measured) -> tuple[dict[tuple[str, str], pd.DataFrame],
             tables[str(stratum), str(arm)] = pivoted(cell, "step", "quantity")
             used.add(int(best))
     return tables, sorted(used)
+
+
+def _layers(rows: pd.DataFrame) -> list[str]:
+    """The names of layers as the rows have them: in forward order."""
+    return list(dict.fromkeys(rows["layer"]))
 
 
 def _strict_mean(rows: pd.DataFrame, keys: list[str]) -> Any:

@@ -135,10 +135,10 @@ def limits_table(selection: Selection) -> Table:
 def probes_table(selection: Selection, store: Store) -> Table | None:
     """Every quantity of every probe at its last step, mean over seeds; shown is what the probes at the end measured.
 
-    A run that diverged before that step left no network to measure: it is in no mean, and `n` says so.
+    A run that diverged is in no mean, and `n` says so: what it measured last is not the end of training.
     """
     runs = selection.reporting()
-    rows = load_probes(store, list(runs["run_id"]), reduce=_last_steps)
+    rows = load_probes(store, list(runs.loc[runs["status"] != "diverged", "run_id"]), reduce=_last_steps)
     if rows.empty:
         return None
     rows = rows.merge(runs[["run_id", "arm", "stratum"]], on="run_id")

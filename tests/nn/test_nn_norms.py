@@ -421,3 +421,22 @@ def test_replaces_bias_under_batch_renorm_for_it_would_never_move() -> None:
         (y * torch.from_numpy(dy)).sum().backward()
         assert bias.grad is not None
         assert_near(bias.grad, np.zeros(C), 1e-12)
+
+
+@pytest.mark.parametrize("affine", ["both", "scale", "shift", "none"])
+@pytest.mark.parametrize(
+    ("kind", "ndim"),
+    [(kind, n) for kind in NORMS if "affine" in norm_options(kind) for n in (2, 4) if (kind, n) != ("instance", 2)],
+)
+def test_every_affine_trains_in_bf16(kind: str, affine: str, ndim: int) -> None:
+    options = {"num_groups": 4} if kind.startswith("group") else {"ghost_size": 4} if kind == "ghost" else {}
+    layer = make_norm_factory(kind, affine=affine, **options).make(8, ndim=ndim)
+    x = torch.randn(16, 8, *([3, 3] if ndim == 4 else []), generator=torch.Generator().manual_seed(0))
+    low = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(low)
+    out.float().square().mean().backward()
+    assert low.grad is not None
+    assert low.grad.isfinite().all()
+    if kind != "noisy_batch":  # which draws anew
+        torch.testing.assert_close(out.float(), layer(low.float()), rtol=0.02, atol=0.03)
