@@ -12,6 +12,7 @@ uint8 (N, C, H, W) and int64 (N,).
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -74,5 +75,6 @@ def plugin_error(axis: str, name: str, problem: str) -> ConfigError:
     return ConfigError(LABELS[axis], got=name, hint=f"{entry.value}{origin} {problem}")
 
 
+@cache  # reading the metadata of all that is installed takes milliseconds, and a grid asks thousands of times
 def _entries(axis: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUPS[axis])}

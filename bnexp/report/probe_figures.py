@@ -159,6 +159,7 @@ def draw_shift(selection: Selection, store: Store) -> Drawn:
     else:  # two rows a stratum, a column a layer
         figure, axes = grid(len(SHIFT) * len(found.strata), len(layers), sharey="row")
         blocks = [axes[i : i + len(SHIFT)].T.flat for i in range(0, len(axes), len(SHIFT))]
+    lengths: list[Any] = []
     places = [(layer, name, label) for layer in layers for name, label in SHIFT.items()]
     for row, stratum in zip(blocks, found.strata, strict=True):
         for axis, (layer, name, label) in zip(row, places, strict=True):
@@ -167,7 +168,8 @@ def draw_shift(selection: Selection, store: Store) -> Drawn:
             if many or layer == layers[0]:
                 axis.set_ylabel(label)
             if name == "shift_l2":
-                log_scale([axis])
+                lengths.append(axis)
+    log_scale(lengths)
     step_ticks(axes, found)
     arm_legend(figure, found)
     caption = (

@@ -196,10 +196,12 @@ def step_ticks(axes: Any, found: Measured) -> None:
 
 
 def log_scale(axes: Iterable[Any]) -> None:
-    """A log scale; where it has few decades, plain numbers at 1, 2 and 5."""
+    """A log scale, but where all is 0; where it has few decades, plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     for axis in axes:
+        if not any(np.isfinite(other.dataLim.minposy) for other in axis.get_shared_y_axes().get_siblings(axis)):
+            continue
         axis.set_yscale("log")
         low, high = axis.get_ylim()
         if high < FEW_DECADES * low:

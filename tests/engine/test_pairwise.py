@@ -107,7 +107,11 @@ def refusal(case: Case) -> str | None:
         return "norm.kind"
     if norm in ("group", "group_ws") and where.startswith("input") and "where" in case:
         return "norm.num_groups"  # an image has one channel, or three
-    if trains_norms and (norm == "none" or (case.get("affine") == "none" and "affine" in NORM_OPTIONS.get(norm, ()))):
+    without_affine = case.get("affine") == "none" or (
+        # a recurrent transform's beta is the bias of its gates
+        case.get("affine") == "shift" and model in RECURRENT and case.get("where") in ("first", "0+1")
+    )
+    if trains_norms and (norm == "none" or (without_affine and "affine" in NORM_OPTIONS.get(norm, ()))):
         return "optim.trainable"
     return None
 
