@@ -53,7 +53,8 @@ def test_config_round_trips_through_its_dict() -> None:
         ("norm.kind", "btach"), ("norm.placement", "middle"), ("norm.eps", 0), ("norm.momentum", 1.5),
         ("norm.affine", "yes"), ("norm.affine", True), ("norm.freeze_at", 10), ("model.dropout", 1),
         ("model.dropout_placement", "middle"), ("optim.trainable", "head"), ("model.name", "alexnet"),
-        ("model.depth", 0), ("model.init", "lsvu"), ("model.init_gain", 0), ("data.name", "cifar"), ("data.augment", "mixup"), ("data.val_fraction", 0),
+        ("model.depth", 0), ("model.init", "lsvu"), ("model.init_gain", 0), ("data.name", "cifar"),
+        ("data.augment", "mixup"), ("data.val_fraction", 0),
         ("data.val_fraction", 1), ("optim.momentum", 1), ("optim.weight_decay", -1e-4), ("optim.decay", "some"),
         ("optim.clip_norm", 0), ("optim.label_smoothing", 1), ("schedule.warmup_epochs", -1),
         ("schedule.warmup_epochs", 10),
@@ -112,7 +113,8 @@ def test_run_id_sees_every_key_and_cell_id_all_but_the_seed() -> None:
     others = {
         "lr": 0.1, "batch_size": 32, "epochs": 11, "precision": "bf16", "norm.placement": "after", "norm.eps": 1e-3,
         "norm.momentum": 0.2, "norm.affine": "scale", "norm.where": "first", "model.width": 8, "model.init_gain": 2.0,
-        "data.split_seed": 1, "data.train_limit": 100, "optim.weight_decay": 0.0, "schedule.warmup_epochs": 1, "data.fingerprint": "ab",
+        "data.split_seed": 1, "data.train_limit": 100, "optim.weight_decay": 0.0, "schedule.warmup_epochs": 1,
+        "data.fingerprint": "ab",
     }  # fmt: skip
     ids = {run_id(run_config_from_dict(changed(key, value))) for key, value in others.items()}
     assert len(ids | {run_id(base)}) == len(others) + 1

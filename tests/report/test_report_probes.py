@@ -195,6 +195,7 @@ def test_a_diverged_run_is_drawn_thin_and_counted_in_words(probed: tuple[Store, 
     assert list(thin[0].get_ydata())[:2] == [HUGE, HUGE]
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([100], [HUGE])
     assert "Thin, in no mean: 1 run that diverged, × where it was last measured." in caption
+    assert "nothing to measure" not in caption
     _, caption = drawn(draw_statistics, store, selection)
     assert "1 run diverged and left nothing to measure." in caption
 
@@ -428,7 +429,8 @@ def test_one_measured_step_is_still_seen(tmp_path: Path) -> None:
 def test_zeros_on_a_log_scale_are_said(tmp_path: Path) -> None:
     def dead(arm: str, seed: int) -> Rows:
         zero = {"value": 0.0}
-        return [each | (zero if each["quantity"] == "gradient_norm" else {}) for each in rows_of(arm, seed)]
+        names = ("gradient_norm", "shift_cosine")
+        return [each | (zero if each["quantity"] in names else {}) for each in rows_of(arm, seed)]
 
     store, _ = write_probed(tmp_path, dead)
     selection = selection_of(store)
@@ -460,6 +462,19 @@ def test_probes_table_is_that_of_an_independent_computation(probed: tuple[Store,
     assert shown.loc["batch", "mean drop under corruption, batch statistics (points)"] == drop
     assert shown.loc["no norm", "mean drop under corruption, batch statistics (points)"] == "—"
     assert list(shown["n"]) == ["2 of 3", "3 of 3"]
+
+
+def test_probes_table_leaves_a_diverged_run_out_even_at_the_last_step(tmp_path: Path) -> None:
+    def to_the_end(arm: str, seed: int) -> Rows:
+        lost = arm == "no norm" and seed == LOST_SEED
+        return [row("gradients", "gradient_norm", HUGE if lost else 1.0 + seed, step=200, layer="head")]
+
+    store, _ = write_probed(tmp_path, to_the_end)
+    table = probes_table(selection_of(store), store)
+    assert table is not None
+    found = table.exact.set_index("arm")
+    assert (found.loc["no norm", "n"], found.loc["no norm", "mean"]) == (2, 1.5)
+    assert (found.loc["batch", "n"], found.loc["batch", "mean"]) == (3, 2.0)
 
 
 def test_probes_table_does_not_take_a_null_for_a_number(tmp_path: Path) -> None:
