@@ -86,7 +86,13 @@ class Measured:
         if drawn:
             end = ", × where it was last measured" if over_steps else ""
             words.append(f"Thin, in no mean: {count(drawn, 'run')} that diverged{end}.")
-        return " ".join(words) + self.lost_words()
+        return " ".join(words) + self.collapsed_words() + self.lost_words()
+
+    def collapsed_words(self) -> str:
+        """For the caption: the means hold runs that train nothing, and what is dead has small gradients."""
+        collapsed = self.runs.loc[self.runs["status"] == "collapsed", "run_id"]
+        number = len(set(collapsed) & set(self.rows["run_id"]))
+        return f" In the means: {count(number, 'run')} that collapsed." if number else ""
 
     def lost_words(self) -> str:
         """For the caption: runs that diverged and have no rows of this probe."""

@@ -108,7 +108,7 @@ def draw_activations(selection: Selection, store: Store) -> Drawn:
     drawn = f"seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}"
     caption = (
         "Input of one unit of the last activation layer during training: median (thick) and the band from its 15th to "
-        "its 85th percentile over a batch. A level band: the distribution that the next layer sees stays the same. "
+        "its 85th percentile over a batch. A level band: the distribution of what it is given stays the same. "
         f"One run an arm, {drawn}: other seeds have other units.{'' if alike else ' Each panel has its own y axis.'}"
         f"{found.note} As in Ioffe & Szegedy 2015, figure 1."
     )
@@ -229,7 +229,7 @@ def draw_affine(selection: Selection, store: Store) -> Drawn:
     caption = (
         "Scale (gamma) and shift (beta) of each norm layer at its last measured step. Line: mean over channels and "
         "seeds; band: one standard deviation over channels to both sides; grey: 1 and 0, which leave the normalized "
-        f"value as it is. {found.num_seeds()}.{found.note}"
+        f"value as it is. {found.num_seeds()}.{found.collapsed_words()}{found.note}"
     )
     return figure, caption
 
@@ -251,7 +251,7 @@ def draw_running(selection: Selection, store: Store) -> Drawn:
     arm_legend(figure, found)
     caption = (
         "Distance between the running statistics, which evaluation uses, and those of a training batch, which training "
-        "uses; mean over the norm layers. Near 0: the network computes the same in both modes. "
+        "uses; mean over the norm layers. Near 0: the norm layers compute the same in both modes. "
         f"{found.line_words(over_steps=True)}{found.note}"
     )
     return figure, caption
@@ -324,7 +324,7 @@ def draw_robustness(selection: Selection, store: Store) -> Drawn:
         f"{'Mean over ' + ', '.join(map(_corruption, natural)) + '. ' if many else ''}"
         f"Solid: running statistics, mean over seeds; band: from the lowest to the highest seed ({found.num_seeds()})"
         f"{'; dashed: statistics of each corrupted batch, mean over seeds' if adapted else ''}. Dotted: chance."
-        f"{found.lost_words()}{found.note}"
+        f"{found.collapsed_words()}{found.lost_words()}{found.note}"
     )
     return figure, caption
 

@@ -216,3 +216,37 @@ def test_warmup_rises_linearly_to_the_peak() -> None:
     assert warm[:10] == pytest.approx([k / 10 for k in range(1, 11)])
     assert set(warm[10:]) == {1.0}
     assert factors("cosine", 30, warmup_epochs=1.0)[10] == 1.0
+
+
+def test_only_gamma_and_beta_are_trained_where_asked(data: DeviceData) -> None:
+    config = compose("optim.trainable=norm", "optim.decay=all", "data.train_limit=200")
+    start = build_network(config, in_channels=1, image_size=8, num_classes=10)
+    init_network(start, config, data)
+    weights = train_run(config, data, CPU).weights
+    assert weights is not None
+    norms = {name for name in weights if ".norm." in name}
+    for name, value in start.state_dict().items():
+        assert torch.equal(weights[name], value) == (name not in norms), name
+
+
+def test_statistics_are_frozen_at_an_epoch_to_those_of_the_training_set(data: DeviceData) -> None:
+    config = compose("norm.freeze_at=1", "schedule=constant", "model.depth=2")
+    outcomes = [train_run(dataclasses.replace(config, epochs=epochs), data, CPU) for epochs in (2, 3)]
+    buffers = [
+        {name: value for name, value in (outcome.weights or {}).items() if "running" in name} for outcome in outcomes
+    ]
+    assert buffers[0]
+    for name, value in buffers[0].items():
+        assert torch.equal(value, buffers[1][name]), name  # the third epoch left them alone
+
+    after_one = train_run(dataclasses.replace(config, epochs=1), data, CPU).weights  # not frozen yet
+    assert after_one is not None
+    model = build_network(config, in_channels=1, image_size=8, num_classes=10).double()
+    model.load_state_dict(after_one)
+    first: Any = model.get_submodule("units.0")
+    with torch.no_grad():
+        outputs = first.weight(data.train_x.double() * data.scale.double() + data.shift.double())
+    want = torch.var_mean(outputs, (0, 2, 3), correction=0)
+    for name, value in zip(("running_var", "running_mean"), want, strict=True):
+        torch.testing.assert_close(buffers[0][f"units.0.norm.{name}"].double(), value, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(after_one[f"units.0.norm.{name}"].double(), value, rtol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,14 @@ def test_a_diverged_run_is_drawn_thin_and_counted_in_words(probed: tuple[Store, 
     assert "nothing to measure" not in caption
     _, caption = drawn(draw_statistics, store, selection)
     assert "1 run diverged and left nothing to measure." in caption
+
+
+def test_collapsed_runs_in_the_means_are_said(probed: tuple[Store, Selection, pd.DataFrame]) -> None:
+    store, selection, _ = probed
+    assert "collapsed" not in drawn(draw_shift, store, selection)[1]
+    runs = selection.runs.assign(status=["collapsed" if seed == 0 else "finished" for seed in selection.runs["seed"]])
+    for draw in (draw_shift, draw_gradients, draw_robustness):
+        assert "In the means: 2 runs that collapsed." in drawn(draw, store, replace(selection, runs=runs))[1]
 
 
 def test_shift_shows_the_first_middle_and_last_layer(probed: tuple[Store, Selection, pd.DataFrame]) -> None:
