@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import seeds_needed
+from bnexp.analysis.power import seeds_needed, seeds_needed_from_pilot
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Evidence, Rule, decide, weakest, weigh
 from bnexp.analysis.significance import holm, sign_flip_p, t_p
 from bnexp.analysis.stats import Estimate, bootstrap_interval, mean_interval
@@ -37,7 +37,8 @@ class Seeds:
     """How many pairs would decide it at 80 % power, and into what, if mean and spread are as observed.
 
     Attributes:
-        num_pairs: None where 1,000 would not: the effect is too close to the margin.
+        num_pairs: None where 1,000 would not, for the effect is too close to the margin, or where no number would,
+            for censored runs leave even the sign open.
     """
 
     num_pairs: int | None
@@ -182,7 +183,7 @@ def _verdict(case: Comparison, evidence: Evidence, left: tuple[int, int], seed: 
     num = len(case.contrast.values)
     effect = _effect(case, evidence, seed)
     outcome: Decision = str(decide(evidence, case.rule, num_pairs=num)[0])  # type: ignore[assignment]
-    needed = _needed(case.rule, effect, num, left) if outcome == "inconclusive" else None
+    needed = _needed(case, effect, left) if outcome == "inconclusive" else None
     reason = _reason(case.rule, outcome, effect, num)
     return Verdict(outcome, reason, effect, num, undeclared=case.contrast.undeclared, needed=needed)
 
@@ -206,28 +207,33 @@ def _effect(case: Comparison, evidence: Evidence, seed: int) -> Effect:
     )
 
 
-def _needed(rule: Rule, effect: Effect, num_pairs: int, left: tuple[int, int]) -> Seeds | None:
+def _needed(case: Comparison, effect: Effect, left: tuple[int, int]) -> Seeds | None:
     """The pairs that would decide an inconclusive comparison; None where a single pair shows no spread."""
-    if math.isnan(effect.sd):
+    rule, num_pairs = case.rule, len(case.contrast.values)
+    if num_pairs < 2:
         return None
-    mean = effect.t.mean
+    readings = [np.array(list(reading.values())) for reading in (case.contrast.values, *case.contrast.bounds)]
+    weak = min(readings, key=lambda reading: abs(float(reading.mean())))
+    mean, sd = float(weak.mean()), float(weak.std(ddof=1))
     differs = abs(mean) >= rule.margin
     claimed = {"same": not differs, "higher": mean > 0, "lower": mean < 0}[rule.direction]
     decision: Decision = "supported" if claimed else "contradicted"
     if not differs and rule.direction != "same":
         decision = "negligible"
-    remaining = left[0] if differs else left[1]
-    num = seeds_needed(
-        "supported" if differs else "negligible",
-        sd=effect.sd,
-        effect=mean,
-        margin=rule.margin,
-        alpha=rule.alpha,
-        family_size=remaining,
-    )
-    if num is not None and effect.guarded:  # the smallest p that signs can give
-        num = max(num, math.ceil(math.log2(remaining / rule.alpha)) + int(differs))
-    return Seeds(None if num is None else max(num, num_pairs + 1), decision)
+    if len({float(np.sign(reading.mean())) for reading in readings}) > 1:
+        return Seeds(None, decision)
+    family = max(1, left[0] if differs else left[1])
+    kind: Decision = "supported" if differs else "negligible"
+    num = seeds_needed(kind, sd=sd, effect=mean, margin=rule.margin, alpha=rule.alpha, family_size=family)
+    if num is None:
+        return Seeds(None, decision)
+    num = max(num, num_pairs + 1, MIN_PAIRS)
+    if effect.guarded:
+        # no formula knows how often the signs agree too; the flags say no more than that the guard is on
+        flags = [bool(case.contrast.failed)] * num_pairs
+        pilot = weak.tolist()
+        num = seeds_needed_from_pilot(decision, rule, pilot=pilot, failed=flags, family_size=family, start=num) or num
+    return Seeds(num, decision)
 
 
 def _reason(rule: Rule, outcome: Decision, effect: Effect, num_pairs: int) -> str:
@@ -241,10 +247,10 @@ def _reason(rule: Rule, outcome: Decision, effect: Effect, num_pairs: int) -> st
         return (
             f"the interval excludes 0 {'' if rule.direction == 'same' else side + ' '}and the mean reaches the margin"
         )
-    beyond = abs(effect.t.mean) >= rule.margin
-    if effect.p <= rule.alpha and beyond:
-        guard = "the exact sign-flip test, which must agree here, does not" if effect.p_sign_flip > rule.alpha else ""
-        return f"the interval excludes 0, but {guard or 'not so after correction for the family or under every bound'}"
+    if effect.p <= rule.alpha and abs(effect.t.mean) >= rule.margin:
+        if effect.guarded and effect.p_sign_flip > rule.alpha:
+            return "the interval excludes 0, but the exact sign-flip test, which must agree here, does not"
+        return "the interval excludes 0, but not after correction for the family or not under every bound"
     if effect.p <= rule.alpha:
         return "there is a difference, but whether it reaches the margin is open"
     return "the interval includes 0 and reaches beyond the margin"
