@@ -1,7 +1,8 @@
 """The verdict rule on plain arrays: one comparison or ten thousand simulated ones, judged by the same lines.
 
 **What decides.** Student's t interval of the per-seed numbers. BCa is shown beside it and decides nothing: at six
-pairs its 95 % interval misses the truth about twice as often as it says. Where t's own premise is visibly broken,
+normal pairs its 95 % interval misses the truth three times as often as it says, at ten twice as often
+(results/reference/verdict-error-rates). Where t's own premise is visibly broken,
 because a run failed or was censored, or because the numbers take few distinct sizes, the exact sign-flip test has to
 agree. That test cannot err more often than alpha when the arms are the same, whatever their distribution, and whether
 it is asked depends on nothing that swapping the arms of a pair would change, so the promise holds for the two
