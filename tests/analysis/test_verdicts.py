@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bnexp.analysis.contrasts import Arm, Contrast, epochs_ratio, paired
-from bnexp.analysis.rule import Rule, coarse, decide, weigh
+from bnexp.analysis.rule import Rule, coarse, decide, weakest, weigh
 from bnexp.analysis.stats import bootstrap_interval
 from bnexp.analysis.verdicts import OUTCOMES, Comparison, Verdict, judge, judge_family
 
@@ -168,6 +168,24 @@ def test_few_distinct_sizes_bring_the_exact_test_in() -> None:
     assert verdict.effect is not None
     assert verdict.effect.p < 0.05
     assert verdict.outcome == "inconclusive"
+
+
+def test_six_equal_zeros_are_no_surer_than_six_signs_can_be() -> None:
+    zeros = Contrast(dict.fromkeys(range(6), 0.0))
+    verdict = judge(zeros, HIGHER)
+    assert verdict.effect is not None
+    assert (verdict.outcome, verdict.effect.p_equivalence_holm) == ("negligible", pytest.approx(1 / 64))
+    family = judge_family({str(k): Comparison(zeros, HIGHER) for k in range(4)})
+    assert {member.outcome for member in family.values()} == {"inconclusive"}
+
+
+def test_readings_that_differ_in_sign_show_no_difference() -> None:
+    readings = [weigh(sign * (0.03 + NOISE)[None], margin=0.01, failed=np.array([False])) for sign in (1.0, 1.1, -1.2)]
+    assert all(reading.difference[0] < 0.001 for reading in readings)
+    assert weakest(readings).difference[0] == 1.0
+    agreeing = weakest(readings[:2])
+    assert agreeing.difference[0] == max(reading.difference[0] for reading in readings[:2])
+    assert agreeing.mean[0] == pytest.approx(0.03)
 
 
 def test_whether_the_exact_test_is_asked_never_depends_on_signs() -> None:
