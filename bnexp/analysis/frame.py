@@ -71,8 +71,8 @@ def load_probes(
     for run_id in run_ids:
         rows = [
             row
-            for row in store.probes(run_id)
-            if (probe is None or row["probe"] == probe) and (not quantities or row["quantity"] in quantities)
+            for row in store.probes(run_id, probe)
+            if not quantities or row["quantity"] in quantities
         ]
         if rows:
             table = pd.DataFrame(rows).assign(run_id=run_id)
