@@ -128,10 +128,10 @@ def covering_cases() -> list[Case]:
     cases = []
     while left:
         seed = min(left, key=sorted)
-        case = completed(dict(seed), left)
+        case = completed(dict(sorted(seed)), left)
         assert case is not None, f"{dict(seed)}: no case can have both; it belongs among the refusals"
         left -= {frozenset(pair) for pair in itertools.combinations(case.items(), 2)}
-        cases.append(case)
+        cases.append({name: case[name] for name in FACTORS})
     return cases
 
 
