@@ -110,6 +110,9 @@ def build_network(config: RunConfig, *, in_channels: int, image_size: int, num_c
     Raises:
         ConfigError: depth, width or norm do not fit together, or nothing is left to train.
     """
+    if config.model.init == "lsuv" and dict(config.model.options).get("branch") == "fixup":
+        hint = "would undo what model.branch=fixup does; choose one of them"
+        raise ConfigError("model.init", got=config.model.init, hint=hint)
     arguments = _network_arguments(config, in_channels, image_size, num_classes)
     model = build_model(config.model.name, where=config.norm.where or "all", **arguments)
     if config.optim.trainable == "norm":
@@ -153,7 +156,10 @@ def settle_where(config: RunConfig, images: ImageSet) -> RunConfig:
         return config
     arguments = _network_arguments(config, images.in_channels, images.image_size, images.num_classes)
     where = canonical_where(config.norm.where or "", count_norm_positions(config.model.name, **arguments))
-    return replace(config, norm=NO_NORM if where == "none" else replace(config.norm, where=where))
+    if where == "none":
+        return replace(config, norm=NO_NORM)
+    placement = "before" if where == "input" else config.norm.placement  # no activation is near: one run, not two
+    return replace(config, norm=replace(config.norm, where=where, placement=placement))
 
 
 def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
@@ -167,7 +173,8 @@ def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
     )
     if config.model.init == "lsuv":
         generator = torch.Generator().manual_seed(seed_for(config.seed, "lsuv"))
-        index = torch.randperm(len(data.train_y), generator=generator)[:LSUV_IMAGES].to(data.train_x.device)
+        num = max(1, LSUV_IMAGES // config.batch_size) * config.batch_size  # whole batches: ghost norm needs them
+        index = torch.randperm(len(data.train_y), generator=generator)[:num].to(data.train_x.device)
         model.to(data.train_x.device)
         scale_to_unit_variance(model, normalize(data.train_x[index], data), gain=config.model.init_gain)
 

@@ -248,16 +248,20 @@ def train_epoch(
 
 def _enter_epoch(model: nn.Module, config: RunConfig, data: DeviceData, epoch: int) -> None:
     """Training mode, this epoch's draws for stochastic layers, and frozen statistics where `norm.freeze_at` asks."""
-    device = data.train_x.device
-    for name, layer in stochastic_layers(model):
-        layer.reseed(seed_for(config.seed, "noise", name, epoch), device)
     freeze_at = config.norm.option("freeze_at")
     if freeze_at is not None and epoch == freeze_at:
-        measure_statistics(model, lambda: _train_inputs(data))
+        _reseed(model, config, data, "frozen")
+        measure_statistics(model, lambda: _train_inputs(data), noise=True)
+    _reseed(model, config, data, "noise", epoch)
     model.train()
     if freeze_at is not None and epoch >= freeze_at:
         for _, norm in running_norms(model):
             norm.eval()
+
+
+def _reseed(model: nn.Module, config: RunConfig, data: DeviceData, purpose: str, *keys: int) -> None:
+    for name, layer in stochastic_layers(model):
+        layer.reseed(seed_for(config.seed, purpose, name, *keys), data.train_x.device)
 
 
 def _train_inputs(data: DeviceData) -> Iterator[Tensor]:

@@ -17,6 +17,12 @@ class Stochastic(nn.Module):
         """Start a new sequence of draws; called once an epoch, so that a resumed run draws the same numbers."""
         self.generator = torch.Generator(device).manual_seed(seed)
 
+    def own_generator(self, device: torch.device) -> torch.Generator | None:
+        """The generator, made here where nobody has seeded it; none on the meta device, which draws nothing."""
+        if self.generator is None and device.type != "meta":
+            self.reseed(0, device)
+        return self.generator
+
 
 class Dropout(Stochastic):
     """Zero each value with probability `p` in training and scale the rest by 1 / (1 − p)."""
@@ -28,7 +34,7 @@ class Dropout(Stochastic):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.own_generator(x.device))
         return x * kept.div_(1 - self.p)
 
 
