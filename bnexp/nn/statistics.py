@@ -109,11 +109,12 @@ def measure_statistics(model: nn.Module, batches: Callable[[], Iterable[Tensor]]
                 module.training = True
         calls = _calls(model, batches)
         repeated = [layer for layer in calls if calls[layer] > 1]
-        for layer, count in calls.items():
+        for index, (layer, count) in enumerate(calls.items()):
             if count == 1:
                 _measure(model, [layer], batches, stop=True)
             elif layer is repeated[0]:
-                _measure(model, repeated, batches, stop=False)
+                # with those that run once among them, which their turn then makes exact
+                _measure(model, list(calls)[index:], batches, stop=False)
 
 
 def _calls(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> dict[nn.Module, int]:
