@@ -20,12 +20,14 @@ from bnexp.engine.process import execute_processes
 from bnexp.engine.serial import execute_serial
 from bnexp.errors import ConfigError, StoreError
 from bnexp.identity import run_id
+from bnexp.probes import END_PROBES
 from bnexp.records import RunRecord
 from bnexp.request import Request, StudyRequest
 from bnexp.store import Store
 from bnexp.study import declaration_hash
 
-State = Literal["done", "resume", "retry", "todo"]
+State = Literal["done", "measure", "resume", "retry", "todo"]
+END_NAMES = frozenset(END_PROBES)
 # where the choice of a config group is written in a run's config
 GROUP_LABELS = {
     "data": "data.name",
@@ -204,6 +206,8 @@ def _state(store: Store, name: str, exec_config: ExecConfig) -> State:
     record = store.record(name)
     if record is not None and record.has_ended_with(exec_config.probes):
         return "done"
+    if record is not None and record.status != "failed" and set(record.unmeasured(exec_config.probes)) <= END_NAMES:
+        return "measure"
     if store.checkpoint_path(name).exists():
         return "resume"
     return "retry" if record is not None and record.status == "failed" else "todo"
@@ -273,6 +277,7 @@ def _opening(plan: Plan) -> str:
     merged = plan.num_composed - len(plan.runs)
     parts = [f"{plan.count('done')} done", f"{plan.count('resume')} to resume"]
     parts += [f"{plan.count('retry')} to retry", f"{plan.count('todo')} to do"]
+    parts += [f"{plan.count('measure')} to measure"] if plan.count("measure") else []
     note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
     workers = f"{plan.slots} at a time, {plan.worker.threads} thread{'s' * (plan.worker.threads > 1)} each"
     return f"{len(plan.runs)} runs{note}: {', '.join(parts)}; on {plan.worker.device}, {workers}"
