@@ -51,13 +51,8 @@ def _positions(term: str, count: int, where: str) -> set[int]:
         return set(range(count)) if term == "all" else set()
     position = {"first": 0, "last": count - 1}.get(term, int(term) if term.isdigit() else 0)
     if not 0 <= position < count:
-        named = (
-            f"{count} norm layers, 0 to {count - 1},"
-            if count > 1
-            else "one norm layer, 0,"
-            if count
-            else "no norm layer"
-        )
+        few = {0: "no norm layer", 1: "one norm layer, 0,"}
+        named = few.get(count, f"{count} norm layers, 0 to {count - 1},")
         hint = f"this network has {named} besides the input"
         raise ConfigError("norm.where", got=where, hint=hint)
     return {position}

@@ -655,8 +655,9 @@ def test_initial_noise_starts_every_layers_states_in_training_alone(cell: type[R
     drawn.clear()
     model.eval()(x)
     assert not any(state.any() for state in drawn)
-    assert cell(CHANNELS, SIDE, CLASSES, depth=1, width=2,
-                units=UnitFactory(make_norm_factory("none"), "before", "tanh")).layers[0].start.std == 0.1  # fmt: skip
+    units = UnitFactory(make_norm_factory("none"), "before", "tanh")
+    by_default: Any = cell(CHANNELS, SIDE, CLASSES, depth=1, width=2, units=units)
+    assert by_default.layers[0].start.std == 0.1
 
 
 @pytest.mark.parametrize("cell", CELLS)
