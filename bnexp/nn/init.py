@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.errors import ConfigError
-from bnexp.nn.layers import stochastic_layers, weight_layers
+from bnexp.nn.layers import hooked, stochastic_layers, weight_layers
 from bnexp.nn.norm_layers import StandardizedConv2d, StandardizedLinear
 from bnexp.nn.statistics import kept_statistics
 
@@ -99,15 +99,14 @@ def scale_to_unit_variance(model: nn.Module, x: Tensor, *, gain: float) -> None:
         standardized = StandardizedConv2d | StandardizedLinear
         layers = [layer for _, layer in weight_layers(model) if not isinstance(layer, standardized)]
         for layer in layers:
-            handle = layer.register_forward_hook(note)
-            for _ in range(LSUV_ROUNDS):
-                outputs.clear()
-                model(x)
-                found = torch.cat(outputs).var().item()
-                if abs(found - 1) < LSUV_TOLERANCE or not 0 < found < math.inf:
-                    break
-                layer.get_parameter("weight").div_(math.sqrt(found))
-            handle.remove()
+            with hooked([layer.register_forward_hook(note)]):
+                for _ in range(LSUV_ROUNDS):
+                    outputs.clear()
+                    model(x)
+                    found = torch.cat(outputs).var().item()
+                    if abs(found - 1) < LSUV_TOLERANCE or not 0 < found < math.inf:
+                        break
+                    layer.get_parameter("weight").div_(math.sqrt(found))
     for layer in layers:
         layer.get_parameter("weight").mul_(gain)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 PARTS = ("weight", "norm", "act", "drop")  # children of a unit, whose own name stands for the layer
 
@@ -36,6 +40,16 @@ class Dropout(Stochastic):
             return x
         kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.own_generator(x.device))
         return x * kept.div_(1 - self.p)
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Take these hooks away at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def layer_name(module_name: str) -> str:

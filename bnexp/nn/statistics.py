@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnexp.nn.layers import Stochastic, running_norms
+from bnexp.nn.layers import Stochastic, hooked, running_norms
 
 
 class _Reached(Exception):
@@ -54,11 +54,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     with kept_statistics(model):
         model.eval()
         handles = [module.register_forward_pre_hook(_put_own) for _, module in running_norms(model)]
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _put_own(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -125,11 +122,8 @@ def _calls(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> dict[nn
         calls[module] = calls.get(module, 0) + 1
 
     handles = [module.register_forward_pre_hook(note) for _, module in running_norms(model)]
-    try:
+    with hooked(handles):
         model(next(iter(batches()))[:2])
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 
@@ -147,12 +141,11 @@ def _measure(model: nn.Module, layers: list[nn.Module], batches: Callable[[], It
     kept = [(layer, layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers]
     handles = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        for batch in batches():
-            with suppress(_Reached):
-                model(batch)
+        with hooked(handles):
+            for batch in batches():
+                with suppress(_Reached):
+                    model(batch)
     finally:
-        for handle in handles:
-            handle.remove()
         for layer, mean, var in kept:
             layer.running_mean, layer.running_var = mean, var
     for layer, old_mean, old_var in kept:

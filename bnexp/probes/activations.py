@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bnexp.nn.layers import activation_layers
+from bnexp.nn.layers import activation_layers, hooked
 from bnexp.probes.base import Moment, Row
 from bnexp.probes.common import Found, Periodic
 
@@ -43,12 +43,8 @@ class ActivationProbe(Periodic):
         layers = activation_layers(moment.model)
         seen: list[list[_Call]] = [[] for _ in layers]
         handles = [layer.register_forward_hook(_watch(calls)) for (_, layer), calls in zip(layers, seen, strict=True)]
-        try:
-            with torch.no_grad():
-                moment.model(moment.x)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), torch.no_grad():
+            moment.model(moment.x)
         found = Found(moment, "activations")
         for (name, _), calls in zip(layers, seen, strict=True):
             if calls:

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from bnexp.nn.layers import weight_layers
+from bnexp.nn.layers import hooked, weight_layers
 from bnexp.probes.base import Moment, Row
 from bnexp.probes.common import Found, Periodic, copies, wide
 
@@ -43,11 +43,8 @@ class GradientProbe(Periodic):
             weight.register_hook(partial(measure_into, index))  # type: ignore[no-untyped-call]
             for index, weight in enumerate(weights)
         ]
-        try:
+        with hooked(handles):
             moment.update()
-        finally:
-            for handle in handles:
-                handle.remove()
         found = Found(moment, "gradients")
         for (name, after), start, size in zip(layers, before, sizes, strict=True):
             norm = wide(start).norm()

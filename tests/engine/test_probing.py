@@ -6,19 +6,22 @@ import dataclasses
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
+from small_runs import untimed
 
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine import loop
-from bnexp.engine.build import DeviceData, load_host_data, to_device
+from bnexp.engine.build import DeviceData
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.execute import Worker, execute_run
-from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
+from bnexp.engine.loop import Checkpointing, measure_trained, train_run
 from bnexp.options import PROBE_OPTIONS
 from bnexp.probes import END_PROBES, STEP_PROBES, Moment, Row
 from bnexp.probes.statistics import StatisticsProbe
@@ -29,28 +32,7 @@ from bnexp.store import Store
 CPU = torch.device("cpu")
 STEPS: dict[str, dict[str, Any]] = {name: {"every": 2} for name in STEP_PROBES}
 ALL: dict[str, dict[str, Any]] = {**STEPS, **{name: {} for name in END_PROBES}}
-
-
-def compose(*overrides: str) -> RunConfig:
-    base = {"exec.precision": "fp32", "data.train_limit": "200", "epochs": "3", "model.width": "4"}
-    base |= dict(override.split("=", 1) for override in overrides)
-    (config,) = request_from_argv([f"{key}={value}" for key, value in base.items()]).configs
-    return config
-
-
-@pytest.fixture(scope="module")
-def data() -> DeviceData:
-    return to_device(load_host_data(compose().data, None), CPU)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def untimed(outcome: Outcome) -> list[dict[str, Any]]:
-    times = ("train_seconds", "images_per_second")
-    return [{key: value for key, value in row.items() if key not in times} for row in outcome.history]
+compose = partial(small_runs.compose, "model.width=4")
 
 
 def test_tables_of_probes_agree() -> None:
@@ -73,7 +55,7 @@ def test_tables_of_probes_agree() -> None:
 def test_a_probed_run_is_bitwise_the_unprobed_one(data: DeviceData, overrides: tuple[str, ...]) -> None:
     config = compose(*overrides)
     plain, probed = train_run(config, data, CPU), train_run(config, data, CPU, probes=ALL)
-    assert untimed(probed) == untimed(plain)
+    assert untimed(probed.history) == untimed(plain.history)
     assert {k: v for k, v in probed.final.items() if k != "train_seconds"} == {
         k: v for k, v in plain.final.items() if k != "train_seconds"
     }
@@ -133,7 +115,7 @@ def test_probe_rows_survive_an_interruption(data: DeviceData, tmp_path: Path, mo
             on_epoch=lambda row, epochs=epochs: epochs.append(row["epoch"]),
         )
         assert epochs == [3]
-        assert untimed(resumed) == untimed(whole)
+        assert untimed(resumed.history) == untimed(whole.history)
         assert resumed.probes == [row for row in whole.probes if row["probe"] in wanted]
 
 
@@ -151,7 +133,7 @@ def test_a_checkpoint_that_fits_no_longer_starts_over(data: DeviceData, tmp_path
     checkpointing = Checkpointing(tmp_path / "checkpoint", 0.0)
     train_run(compose("model.width=6"), data, CPU, checkpointing=checkpointing)
     outcome = train_run(compose(), data, CPU, checkpointing=checkpointing)
-    assert untimed(outcome) == untimed(train_run(compose(), data, CPU))
+    assert untimed(outcome.history) == untimed(train_run(compose(), data, CPU).history)
 
 
 def test_a_diverged_run_has_its_rows_with_gaps_and_no_final_probe(data: DeviceData) -> None:
