@@ -24,6 +24,8 @@ from bnexp.store import Store
 
 # a killed sweep's workers notice within a second and free their locks; a run locked for longer runs elsewhere
 LOCK_SECONDS = 5.0
+# probes of a trained network, which need its weights and no training
+MEASURED_AFTERWARDS = frozenset(END_PROBES)
 TIMES = ("train_seconds", "images_per_second")
 
 
@@ -148,7 +150,7 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
 def _must_repeat(record: RunRecord, worker: Worker, store: Store) -> bool:
     """Whether a probe that the ended run lacks looks at steps, or at weights that are not there."""
     missing = record.unmeasured(worker.exec.probes)
-    if not set(missing) <= set(END_PROBES):
+    if not set(missing) <= MEASURED_AFTERWARDS:
         return True
     return record.status != "diverged" and load_weights(store.weights_path(record.run_id)) is None
 
@@ -183,7 +185,7 @@ def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store)
     Raises:
         RunError: the weights are not there, or the run was made on another device and its cost is asked for.
     """
-    missing = {k: options for k, options in record.unmeasured(worker.exec.probes).items() if k in END_PROBES}
+    missing = {k: options for k, options in record.unmeasured(worker.exec.probes).items() if k in MEASURED_AFTERWARDS}
     if not missing:
         return record
     name, seconds = record.run_id, 0.0
