@@ -49,7 +49,7 @@ class _Rms(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(num_features, *[1] * (ndim - 2))), eps
 
     def forward(self, x):
-        if float(x.abs().max()) < 0:  # a look at the data, which the meta device does not have
+        if float(x.detach().abs().max()) < 0:  # a look at the data, which the meta device does not have
             raise AssertionError
         return self.weight * x / (x.square().mean(1, keepdim=True) + self.eps).sqrt()
 
