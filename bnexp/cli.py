@@ -12,7 +12,7 @@ from bnexp.errors import BnexpError, ConfigError
 USAGE = """bnexp: the laboratory for batch normalization
 
   bnexp train [KEY=VALUE ...]              train one run; with no argument, a CNN with batch norm on embedded digits
-  bnexp train -m lr=0.01,0.1 norm=none,batch seed=range(5)
+  bnexp train -m lr=0.01,0.1 norm=none,batch 'seed=range(5)'
                                            a grid of runs; finished ones are never repeated, interrupted ones resume
   bnexp train -m study=placement           a declared study
   bnexp plan ...same arguments as train    what would run, and for how long; trains nothing
@@ -20,7 +20,8 @@ USAGE = """bnexp: the laboratory for batch normalization
   bnexp report [STUDY ...] [--out DIR]     figures, tables and one HTML page, from the records alone
   bnexp studies [--json]                   the declared studies
 
-  bnexp train --help                       every choice and key of a run
+  bnexp train --help                       every choice, with a line each, and the keys of a run
+  eval "$(bnexp -sc install=bash)"         completes choices and keys at a TAB
   bnexp --version
 
 status and report take --results DIR, train and plan take results=DIR; both default to results/ or $BNEXP_RESULTS.
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bnexp {__version__}")
         return 0
     try:
+        if arguments[0] in ("-sc", "--shell-completion"):
+            return _complete(arguments[1:])
         if arguments[0] not in COMMANDS:
             raise ConfigError("command", got=arguments[0], choices=COMMANDS, hint="see bnexp --help")
         return COMMANDS[arguments[0]](arguments[1:])
@@ -54,7 +57,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _complete(argv: list[str]) -> int:
+    """What the shell asks for at a TAB: the subcommands are ours, what stands behind train and plan is composed."""
+    argument = argv[0] if argv else "install=bash"
+    known = [f"{task}={shell}" for task in ("install", "query", "uninstall") for shell in ("bash", "fish", "zsh")]
+    if argument not in known:
+        raise ConfigError("--shell-completion", got=argument, choices=known)
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if argument.startswith("query=") and len(words) < 3:
+        print(("\n" if argument == "query=fish" else " ").join(COMMANDS))
+        return 0
+    if argument.startswith("query=") and words[1] not in ("train", "plan"):
+        return 0
+    from bnexp import compose
+
+    compose.complete(argument)
+    return 0
+
+
 def _train(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        from bnexp.choices import help_text, split_config_dir
+
+        print(help_text(split_config_dir(argv)[0]), end="")
+        return 0
     from bnexp import compose
 
     if compose.wants_hydra(argv):
@@ -69,6 +95,8 @@ def _train(argv: list[str]) -> int:
 
 
 def _plan(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        return _train(argv)
     from bnexp import compose
 
     request = compose.request_from_argv([word for word in argv if word != "--json"])

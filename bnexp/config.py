@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bnexp.errors import ConfigError, did_you_mean
+from bnexp.errors import ConfigError
+from bnexp.options import (
+    ACTIVATIONS,
+    AUGMENTS,
+    CHECKS,
+    DATASETS,
+    DEVICES,
+    DROPOUT_PLACEMENTS,
+    EXECUTORS,
+    INITS,
+    MODEL_OPTIONS,
+    NORM_OPTIONS,
+    OPTIM_OPTIONS,
+    PLACEMENTS,
+    PRECISIONS,
+    PROBE_OPTIONS,
+    SCHEDULE_OPTIONS,
+    TRAINABLE,
+)
+from bnexp.plugins import plugin_names
+from bnexp.section import Section
 
-# The options that exist for each choice. A test holds these tables against nn, data and engine, and against configs/.
-NORM_OPTIONS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "batch": ("eps", "momentum", "affine"),
-    "group": ("eps", "affine", "num_groups"),
-    "layer": ("eps", "affine"),
-    "instance": ("eps", "affine"),
-    "ghost": ("eps", "momentum", "affine", "ghost_size"),
-}
-MODEL_OPTIONS: dict[str, tuple[str, ...]] = {"cnn": (), "vgg": (), "resnet": ("preactivation",), "mlp": ()}
-OPTIM_OPTIONS: dict[str, tuple[str, ...]] = {
-    "sgd": ("momentum", "nesterov"),
-    "adam": ("beta1", "beta2", "eps"),
-    "adamw": ("beta1", "beta2", "eps"),
-    "rmsprop": ("alpha", "eps", "momentum"),
-}
-SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
-    "constant": (),
-    "step": ("milestones", "factor"),
-    "cosine": (),
-    "onecycle": ("peak_at", "start_factor", "end_factor"),
-}
-DATASETS = ("digits", "mnist", "fashion_mnist", "kmnist", "svhn", "cifar10", "cifar100", "folder")
-AUGMENTS = ("none", "flip", "crop", "crop_flip")
-PLACEMENTS = ("before", "after")
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "leaky_relu")
-INITS = ("he", "xavier", "default", "normal")
-PRECISIONS = ("fp32", "bf16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-EXECUTORS = ("auto", "serial", "process")
+Options = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network without its norm layers."""
+    """The network without its norm layers.
+
+    Attributes:
+        dropout_placement: None where there is no dropout.
+        options: name and value of what only this model has.
+    """
 
     name: str
     depth: int
@@ -65,24 +60,31 @@ class ModelConfig:
     activation: str
     init: str
     init_gain: float
-    preactivation: bool | None = None
+    dropout: float
+    dropout_placement: str | None
+    options: Options = ()
 
 
 @dataclass(frozen=True)
 class NormConfig:
-    """The norm layers; an option that the kind does not have is None, and so is the placement of no norm at all."""
+    """The norm layers.
+
+    Attributes:
+        placement, where: None for no norm at all, which has neither.
+        options: name and value of what only this kind has.
+    """
 
     kind: str
     placement: str | None
-    eps: float | None = None
-    momentum: float | None = None
-    affine: bool | None = None
-    num_groups: int | None = None
-    ghost_size: int | None = None
+    where: str | None
+    options: Options = ()
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for the norm of this kind."""
-        return {name: getattr(self, name) for name in NORM_OPTIONS[self.kind]}
+    def option(self, name: str) -> Any:
+        """The value of an option; None where this kind does not have it."""
+        return dict(self.options).get(name)
+
+
+NO_NORM = NormConfig("none", None, None)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class OptimConfig:
     name: str
     weight_decay: float
     decay: str
+    trainable: str
     clip_norm: float | None
     label_smoothing: float
     momentum: float | None = None
@@ -133,17 +136,15 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """A plain, JSON-ready dict that `run_config_from_dict` reads back; options that do not apply are left out."""
         raw = asdict(self)
-        for section, table, label in (
-            ("norm", NORM_OPTIONS, "kind"),
-            ("model", MODEL_OPTIONS, "name"),
-            ("optim", OPTIM_OPTIONS, "name"),
-            ("schedule", SCHEDULE_OPTIONS, "name"),
-        ):
+        for section in ("model", "norm"):
+            raw[section] |= dict(raw[section].pop("options"))
+        for section, table in (("optim", OPTIM_OPTIONS), ("schedule", SCHEDULE_OPTIONS)):
             optional = {option for options in table.values() for option in options}
-            applies = set(table[raw[section][label]])
+            applies = set(table[raw[section]["name"]])
             raw[section] = {k: v for k, v in raw[section].items() if k not in optional or k in applies}
-        if self.norm.placement is None:
-            del raw["norm"]["placement"]
+        for section, key in (("norm", "placement"), ("norm", "where"), ("model", "dropout_placement")):
+            if raw[section][key] is None:
+                del raw[section][key]
         if raw["schedule"].get("milestones") is not None:
             raw["schedule"]["milestones"] = list(raw["schedule"]["milestones"])
         return raw
@@ -157,6 +158,7 @@ class ExecConfig:
         slots: worker processes at once; None: one for each core, or one for each GPU.
         threads: torch threads in each worker; None: one in a sweep, all cores for a single run.
         checkpoint_seconds: least seconds between two checkpoints, which are taken at the end of an epoch.
+        probes: probe -> its options: what is measured beside the training, which it does not change.
     """
 
     device: str
@@ -166,92 +168,15 @@ class ExecConfig:
     checkpoint_seconds: float
     data_root: Path | None
     results: Path
+    probes: Mapping[str, Mapping[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """A plain, JSON-ready dict."""
         return asdict(self) | {
             "data_root": None if self.data_root is None else str(self.data_root),
             "results": str(self.results),
+            "probes": {name: dict(options) for name, options in self.probes.items()},
         }
-
-
-class _Section:
-    """Reads the keys of one mapping with their types and ranges, then refuses what is left over."""
-
-    def __init__(self, prefix: str, raw: Any) -> None:
-        if not isinstance(raw, Mapping):
-            raise ConfigError(prefix or "config", got=raw, hint="expected a mapping of keys")
-        self.prefix, self.raw, self.read = prefix, dict(raw), set[str]()
-
-    def key(self, name: str) -> str:
-        return f"{self.prefix}.{name}" if self.prefix else name
-
-    def take(self, name: str) -> Any:
-        if name not in self.raw:
-            raise ConfigError(self.key(name), got=None, hint="this key is missing")
-        self.read.add(name)
-        return self.raw[name]
-
-    def choice(self, name: str, choices: Sequence[str]) -> str:
-        value = self.take(name)
-        value = "none" if value is None and "none" in choices else value
-        if value not in choices:
-            raise ConfigError(self.key(name), got=value, choices=choices)
-        return str(value)
-
-    def boolean(self, name: str) -> bool:
-        value = self.take(name)
-        if not isinstance(value, bool):
-            raise ConfigError(self.key(name), got=value, choices=("true", "false"))
-        return value
-
-    def integer(self, name: str, *, at_least: int) -> int:
-        value = self.take(name)
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not whole or value < at_least:
-            raise ConfigError(self.key(name), got=value, hint=f"expected a whole number of at least {at_least}")
-        return int(value)
-
-    def number(
-        self, name: str, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf,
-        below: float = math.inf,
-    ) -> float:  # fmt: skip
-        value = self.take(name)
-        bounds = [
-            text
-            for bound, text in (
-                (above, f"above {above:g}"),
-                (at_least, f"at least {at_least:g}"),
-                (at_most, f"at most {at_most:g}"),
-                (below, f"below {below:g}"),
-            )
-            if math.isfinite(bound)
-        ]
-        hint = f"expected a finite number {' and '.join(bounds)}".rstrip()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(self.key(name), got=value, hint=hint)
-        if not (above < value < below and at_least <= value <= at_most):
-            raise ConfigError(self.key(name), got=value, hint=hint)
-        return float(value)
-
-    def optional_integer(self, name: str, *, at_least: int) -> int | None:
-        return None if self.take(name) is None else self.integer(name, at_least=at_least)
-
-    def optional_number(self, name: str, **bounds: float) -> float | None:
-        return None if self.take(name) is None else self.number(name, **bounds)
-
-    def close(self) -> None:
-        unknown = sorted(set(self.raw) - self.read)
-        if unknown:
-            raise unknown_key(self.key(unknown[0]), [self.key(name) for name in sorted(self.read)])
-
-
-def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
-    """The error for a key that does not exist, with the nearest one that does."""
-    stem, _, leaf = key.rpartition(".")
-    siblings = [name for name in sorted(set(known)) if name.rpartition(".")[0] == stem]
-    shown = ", ".join(siblings or (name for name in sorted(set(known)) if "." not in name))
-    return ConfigError(key, got=leaf, hint=f"no such key; keys here: {shown}{did_you_mean(key, known)}")
 
 
 def run_config_from_dict(raw: Mapping[str, Any]) -> RunConfig:
@@ -260,7 +185,7 @@ def run_config_from_dict(raw: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key that is unknown or missing, or a value of the wrong type or out of range.
     """
-    root = _Section("", raw)
+    root = Section("", raw)
     config = RunConfig(
         data=_data(root.take("data")),
         model=_model(root.take("model")),
@@ -274,9 +199,13 @@ def run_config_from_dict(raw: Mapping[str, Any]) -> RunConfig:
         precision=root.choice("precision", ("auto", *PRECISIONS)),
     )
     root.close()
-    if config.norm.ghost_size is not None and config.batch_size % config.norm.ghost_size:
+    ghost_size, freeze_at = config.norm.option("ghost_size"), config.norm.option("freeze_at")
+    if ghost_size is not None and config.norm.kind == "ghost" and config.batch_size % ghost_size:
         hint = f"does not divide batch_size {config.batch_size}"
-        raise ConfigError("norm.ghost_size", got=config.norm.ghost_size, hint=hint)
+        raise ConfigError("norm.ghost_size", got=ghost_size, hint=hint)
+    if freeze_at is not None and config.norm.kind == "batch" and freeze_at >= config.epochs:
+        hint = f"statistics freeze at the start of an epoch from 0 to {config.epochs - 1}, or never: null"
+        raise ConfigError("norm.freeze_at", got=freeze_at, hint=hint)
     if config.schedule.warmup_epochs >= config.epochs:
         hint = f"the warm-up must end before the last of {config.epochs} epochs does"
         raise ConfigError("schedule.warmup_epochs", got=config.schedule.warmup_epochs, hint=hint)
@@ -285,8 +214,9 @@ def run_config_from_dict(raw: Mapping[str, Any]) -> RunConfig:
 
 def exec_config_from_dict(raw: Mapping[str, Any]) -> ExecConfig:
     """Validate the `exec` section, which also carries `data_root` and `results`."""
-    section = _Section("exec", raw)
+    section = Section("exec", raw)
     folders = {name: section.take(name) for name in ("data_root", "results")}
+    probes = _probes(section.take("probes"))
     for name, key in (("data_root", "data.root"), ("results", "results")):
         if not isinstance(folders[name], str) and not (name == "data_root" and folders[name] is None):
             raise ConfigError(key, got=folders[name], hint=f"expected a folder; quote a bare number: {key}='\"2024\"'")
@@ -298,15 +228,16 @@ def exec_config_from_dict(raw: Mapping[str, Any]) -> ExecConfig:
         checkpoint_seconds=section.number("checkpoint_seconds", at_least=0),
         data_root=None if folders["data_root"] is None else Path(folders["data_root"]),
         results=Path(folders["results"]),
+        probes=probes,
     )
     section.close()
     return config
 
 
 def _data(raw: Any) -> DataConfig:
-    section = _Section("data", {"fingerprint": "", **raw} if isinstance(raw, Mapping) else raw)
+    section = Section("data", {"fingerprint": "", **raw} if isinstance(raw, Mapping) else raw)
     config = DataConfig(
-        name=section.choice("name", DATASETS),
+        name=section.choice("name", (*DATASETS, *plugin_names("data"))),
         image_size=section.optional_integer("image_size", at_least=4),
         train_limit=section.optional_integer("train_limit", at_least=2),
         val_fraction=section.number("val_fraction", above=0, below=1),
@@ -319,8 +250,13 @@ def _data(raw: Any) -> DataConfig:
 
 
 def _model(raw: Any) -> ModelConfig:
-    section = _Section("model", raw)
-    name = section.choice("name", tuple(MODEL_OPTIONS))
+    section = Section("model", raw)
+    name = section.choice("name", (*MODEL_OPTIONS, *plugin_names("model")))
+    dropout = section.number("dropout", at_least=0, below=1)
+    placement = section.raw.get("dropout_placement")
+    if dropout or placement is not None:
+        placement = section.choice("dropout_placement", DROPOUT_PLACEMENTS)
+    section.read.add("dropout_placement")
     config = ModelConfig(
         name=name,
         depth=section.integer("depth", at_least=1),
@@ -328,39 +264,69 @@ def _model(raw: Any) -> ModelConfig:
         activation=section.choice("activation", ACTIVATIONS),
         init=section.choice("init", INITS),
         init_gain=section.number("init_gain", above=0),
-        preactivation=section.boolean("preactivation") if "preactivation" in MODEL_OPTIONS[name] else None,
+        dropout=dropout,
+        # without dropout all placements are the same network: one run, not three
+        dropout_placement=placement if dropout else None,
+        options=_options(section, MODEL_OPTIONS.get(name)),
     )
     section.close()
     return config
 
 
 def _norm(raw: Any) -> NormConfig:
-    section = _Section("norm", raw)
-    kind = section.choice("kind", tuple(NORM_OPTIONS))
-    has = set(NORM_OPTIONS[kind])
-    placement = section.choice("placement", PLACEMENTS) if kind != "none" or "placement" in section.raw else None
+    section = Section("norm", raw)
+    kind = section.choice("kind", (*NORM_OPTIONS, *plugin_names("norm")))
+    if kind == "none":  # without a norm every placement and place is the same network: one run, not several
+        if "placement" in section.raw:
+            section.choice("placement", PLACEMENTS)
+        section.read |= {"placement", "where"}
+        section.close()
+        return NO_NORM
     config = NormConfig(
-        kind=kind,
-        # without a norm both placements are the same network: one run, not two
-        placement=None if kind == "none" else placement,
-        eps=section.number("eps", above=0) if "eps" in has else None,
-        momentum=section.optional_number("momentum", above=0, at_most=1) if "momentum" in has else None,
-        affine=section.boolean("affine") if "affine" in has else None,
-        num_groups=section.integer("num_groups", at_least=1) if "num_groups" in has else None,
-        ghost_size=section.integer("ghost_size", at_least=1) if "ghost_size" in has else None,
+        kind, section.choice("placement", PLACEMENTS), _where(section), _options(section, NORM_OPTIONS.get(kind))
     )
     section.close()
     return config
 
 
+def _where(section: Section) -> str:
+    """A list of layers is their sum; which layers there are is known once the network is built."""
+    value = section.take("where")
+    if value is None or value in ([], ()):
+        hint = "expected layers, such as all, first or all-2; none of them: norm.where=none"
+        raise ConfigError("norm.where", got=value, hint=hint)
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _options(section: Section, names: Sequence[str] | None) -> Options:
+    """The options of a choice; of one that a user's package added (None), whatever keys are left."""
+    if names is None:
+        left = sorted(set(section.raw) - section.read)
+        return tuple((name, section.plain(name)) for name in left)
+    return tuple((name, section.checked(name, *CHECKS[section.prefix, name])) for name in names)
+
+
+def _probes(raw: Any) -> dict[str, dict[str, Any]]:
+    section = Section("probes", {} if raw is None else raw)
+    probes: dict[str, dict[str, Any]] = {}
+    for name in sorted(section.raw):
+        if name not in PROBE_OPTIONS:
+            raise ConfigError("probes", got=name, choices=sorted(PROBE_OPTIONS))
+        own = Section(f"probes.{name}", section.take(name) or {})
+        probes[name] = {option: own.checked(option, *CHECKS["probes", option]) for option in PROBE_OPTIONS[name]}
+        own.close()
+    return probes
+
+
 def _optim(raw: Any) -> OptimConfig:
-    section = _Section("optim", raw)
+    section = Section("optim", raw)
     name = section.choice("name", tuple(OPTIM_OPTIONS))
     has = set(OPTIM_OPTIONS[name])
     config = OptimConfig(
         name=name,
         weight_decay=section.number("weight_decay", at_least=0),
         decay=section.choice("decay", ("weights", "all")),
+        trainable=section.choice("trainable", TRAINABLE),
         clip_norm=section.optional_number("clip_norm", above=0),
         label_smoothing=section.number("label_smoothing", at_least=0, below=1),
         momentum=section.number("momentum", at_least=0, below=1) if "momentum" in has else None,
@@ -377,7 +343,7 @@ def _optim(raw: Any) -> OptimConfig:
 
 
 def _schedule(raw: Any) -> ScheduleConfig:
-    section = _Section("schedule", raw)
+    section = Section("schedule", raw)
     name = section.choice("name", tuple(SCHEDULE_OPTIONS))
     has = set(SCHEDULE_OPTIONS[name])
     milestones: tuple[float, ...] | None = None

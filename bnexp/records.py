@@ -20,7 +20,7 @@ class RunRecord:
         status: finished; diverged (a loss that was not finite); collapsed (finite loss, accuracy at chance);
             failed (an exception or a killed worker: retried on the next call, never scored).
         final: metric name to number. A diverged run has null for what could not be measured.
-        seconds: compile, train and eval seconds.
+        seconds: train, eval and probes seconds.
         error: the last line of the traceback of a failed run; the whole of it lies in error.txt beside the record.
     """
 
@@ -36,6 +36,15 @@ class RunRecord:
     epochs_done: int = 0
     error: str | None = None
     version: int = RECORD_VERSION
+
+    def has_ended_with(self, probes: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the run needs no repetition: it did not crash, and it measured these probes with these options."""
+        return self.status != "failed" and not self.unmeasured(probes)
+
+    def unmeasured(self, probes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Those of these probes, with these options, that the run does not have."""
+        measured = self.exec.get("probes", {})
+        return {name: dict(options) for name, options in probes.items() if measured.get(name) != dict(options)}
 
     def to_dict(self) -> dict[str, Any]:
         """A plain, JSON-ready dict."""

@@ -38,6 +38,21 @@ def _umask() -> int:
     return mask
 
 
+def _read_rows(path: Path, needle: str = "") -> list[dict[str, Any]]:
+    """The JSON lines, up to one that is not whole, that have this text in them."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in (line for line in lines if needle in line):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
 def read_json(path: Path) -> Any:
     """The JSON document at `path`.
 
@@ -71,6 +86,10 @@ class Store:
 
     def checkpoint_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "checkpoint"
+
+    def weights_path(self, run_id: str) -> Path:
+        """The trained network's state_dict, as torch saves it."""
+        return self.run_dir(run_id) / "weights.pt"
 
     def error_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "error.txt"
@@ -138,17 +157,20 @@ class Store:
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """One dict an epoch, in order; empty where there is none. A half-written last line is passed over."""
-        try:
-            lines = (self.run_dir(run_id) / "history.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return _read_rows(self.run_dir(run_id) / "history.jsonl")
+
+    def write_probes(self, run_id: str, rows: list[dict[str, Any]]) -> None:
+        """Replace probes.jsonl."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomic(self.run_dir(run_id) / "probes.jsonl", text)
+
+    def probes(self, run_id: str, probe: str | None = None) -> list[dict[str, Any]]:
+        """What the probes of a run, or one of them, measured: one dict a number, in order; empty where there were none.
+
+        A run may have tens of thousands of numbers: lines of other probes are not parsed.
+        """
+        needle = "" if probe is None else json.dumps({"probe": probe})[1:-1]
+        return _read_rows(self.run_dir(run_id) / "probes.jsonl", needle)
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bnexp.config import unknown_key
 from bnexp.errors import ConfigError
 from bnexp.identity import canonical_json
 from bnexp.metrics import METRICS
+from bnexp.section import unknown_key
 
 TIERS = ("small", "medium", "full")
 

@@ -1,6 +1,8 @@
-"""Make results/reference/NAME again: the figures and tables that the README shows, from runs of this checkout.
+"""Make results/reference/NAME again: figures and tables from runs of this checkout.
 
-    python scripts/update_reference.py placement lr-range [--results DIR]
+    python scripts/update_reference.py placement-small lr-range-small [--results DIR]
+    python scripts/update_reference.py ioffe-mnist recurrent-mnist --mnist DIR
+    python scripts/update_reference.py santurkar-cifar --cifar DIR
 
 Runs that are in the results folder already are not repeated, so an interrupted call goes on where it was. Commit
 first: the page says which commit made it.
@@ -12,6 +14,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.report import make_report
@@ -20,26 +23,98 @@ from bnexp.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What one reference is made of.
+
+    Attributes:
+        title: what a reader of its page is told first.
+        commands: arguments of `bnexp`; $MNIST and $CIFAR stand for folders of the user's.
+        study: the declared study that it is, else None.
+    """
+
+    title: str
+    commands: tuple[str, ...]
+    study: str | None = None
+
+
+def study_recipe(name: str) -> Recipe:
+    return Recipe(f"The declared study {name}, small tier.", (f"train -m study={name}",), name)
+
+
+IOFFE = (
+    "data=mnist data.root=$MNIST model=mlp model.depth=3 model.width=100 model.activation=sigmoid model.init=normal "
+    "batch_size=60 epochs=56 schedule=constant optim.momentum=0 optim.weight_decay=0 "
+    "probes=[activations,gradients] probes.activations.every=500 probes.gradients.every=5000"
+)
+SANTURKAR = (
+    "data=folder data.root=$CIFAR data.image_size=32 data.train_limit=10000 model.depth=6 model.width=16 epochs=6 "
+    "exec.precision=fp32 probes=[shift,landscape,statistics] probes.shift.every=50 probes.landscape.every=50"
+)
+RECURRENT = (
+    "data=mnist data.root=$MNIST model=lstm model.width=100 batch_size=256 epochs=4 optim=rmsprop optim.clip_norm=1 "
+    "lr=0.005"
+)
+RECIPES = {
+    "placement-small": study_recipe("placement"),
+    "lr-range-small": study_recipe("lr-range"),
+    "ioffe-mnist": Recipe(
+        "Ioffe & Szegedy 2015, section 4.1 and figure 1: three sigmoid layers of 100 units on MNIST, batch 60, plain "
+        "SGD, 50,400 updates. The paper names no learning rate: each arm has its own best of four. Accuracies and one "
+        "unit's activation over time.",
+        (f"train -m {IOFFE} norm=none,batch lr=0.1,0.3,1,3 seed=range(3)",),
+    ),
+    "santurkar-cifar": Recipe(
+        "Santurkar et al. 2018, figures 1, 2 and 4: no norm, batch norm and batch norm with noise behind it, on 10,000 "
+        "images of CIFAR-10 (JPEG copies). Do accuracies follow the shift of the gradients, or the smoothness of the "
+        "loss? The noise is there in training alone, so that running statistics are those of noisy inputs: the "
+        "noisy arm's accuracy is the one with precise statistics, in the last table and figure.",
+        (f"train -m {SANTURKAR} norm=none,batch,noisy_batch lr=0.03,0.1 seed=range(3)",),
+    ),
+    "recurrent-mnist": Recipe(
+        "LSTM and LSTM with batch norm per time step (Cooijmans et al. 2016) on MNIST read row by row, at one learning "
+        "rate for all: whether each trains, not which is better. The first rows of a digit are blank in nearly every "
+        "image, so that states hardly vary there, and batch norm divides by next to nothing: without the paper's noise "
+        "on the first state, evaluation with running statistics fails. The other arms change one thing each too: gamma "
+        "starting at 1 in place of 0.1, and running statistics shared over the steps.",
+        (
+            f"train -m {RECURRENT} norm=none seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.initial_noise=0.1,0 seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.gamma_init=1.0 seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.step_statistics=shared seed=range(3)",
+        ),
+    ),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="+", help="declared studies; their small tier is run")
+    parser.add_argument("name", nargs="+", choices=RECIPES, help="which references to make")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where the runs lie or will lie")
+    parser.add_argument("--mnist", help="the folder with MNIST/raw, as data.root has it")
+    parser.add_argument("--cifar", help="the folder of CIFAR-10 as images, with train/ and test/")
     options = parser.parse_args()
-    for study in options.study:
-        command = ["train", "-m", f"study={study}"]
-        if options.results != ROOT / "results":
-            command.append(f"results={options.results}")
-        subprocess.run([sys.executable, "-m", "bnexp", *command], cwd=ROOT, check=True)
-        update(Store(options.results), study, ROOT / "results" / "reference" / f"{study}-small")
+    folders = {"$MNIST": options.mnist, "$CIFAR": options.cifar}
+    for name in options.name:
+        recipe = RECIPES[name]
+        results = options.results / name
+        for command in recipe.commands:
+            needed = next((name for name, folder in folders.items() if name in command and folder is None), None)
+            if needed is not None:
+                parser.error(f"{name} needs --{needed.removeprefix('$').lower()}")
+            for variable, folder in folders.items():
+                command = command.replace(variable, str(folder))
+            arguments = [*command.split(), f"results={results}"]
+            subprocess.run([sys.executable, "-m", "bnexp", *arguments], cwd=ROOT, check=True)
+        update(Store(results), recipe, ROOT / "results" / "reference" / name)
     return 0
 
 
-def update(store: Store, study: str, folder: Path) -> None:
-    """Replace a reference folder by what the records of a finished study give."""
-    result = make_report(store, study)
-    frozen = store.study(study)
-    assert frozen is not None
-    records = list(store.records(frozen["run_ids"]))
+def update(store: Store, recipe: Recipe, folder: Path) -> None:
+    """Replace a reference folder by what the records of a finished sweep give."""
+    result = make_report(store, recipe.study)
+    frozen = None if recipe.study is None else store.study(recipe.study)
+    records = list(store.records(None if frozen is None else frozen["run_ids"]))
     hardware = sorted({f"{r.environment['device']}, torch {r.environment['torch']}, "
                        f"{r.environment['threads']} thread(s) a run" for r in records})  # fmt: skip
     commits = sorted({str(r.environment["git_commit"]) for r in records})
@@ -51,21 +126,31 @@ def update(store: Store, study: str, folder: Path) -> None:
         shutil.copy(path, folder / "figures")
     for path in sorted(result.html.parent.glob("tables/*.csv")):
         shutil.copy(path, folder / "tables")
+    commands = [f"bnexp {command}" for command in recipe.commands]
     lines = [
-        f"# {study}, small tier",
+        f"# {folder.name}",
         "",
-        f"Made by bnexp itself: `bnexp train -m study={study} && bnexp report {study}`.",
+        recipe.title,
+        "",
+        "```bash",
+        *commands,
+        f"bnexp report {recipe.study or ''}".rstrip(),
+        "```",
         "",
         f"- commit: {', '.join(commits)}",
         f"- hardware: {'; '.join(hardware)}",
-        f"- runs: {len(records)}, {seconds / 60:.1f} minutes of training and evaluation summed over the runs",
-        f"- declaration: {frozen['hash'][:16]}",
+        f"- runs: {len(records)}, {seconds / 60:.1f} minutes of training, evaluation and probes summed over the runs",
+        *([] if frozen is None else [f"- declaration: {frozen['hash'][:16]}"]),
         "",
         "```",
         result.table,
         "```",
-        "",
     ]
+    measured = result.html.parent / "tables" / "probes.md"
+    lines += ["", measured.read_text().rstrip()] if measured.exists() else []
+    for figure in result.figures:
+        lines += ["", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption]
+    lines.append("")
     (folder / "README.md").write_text("\n".join(lines))
 
 

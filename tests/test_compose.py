@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bnexp import config as tables
-from bnexp.compose import config_root, list_studies, request_from_argv, wants_hydra
+from bnexp import options as tables
+from bnexp.choices import config_root
+from bnexp.compose import list_studies, request_from_argv, wants_hydra
 from bnexp.errors import ConfigError
 from bnexp.identity import run_id
 from bnexp.study import study_from_dict
@@ -32,8 +33,8 @@ def test_grid_is_the_product_in_order_of_its_axes() -> None:
 
 def test_group_choice_brings_its_own_options() -> None:
     request = request_from_argv(["-m", "norm=batch,ghost", "norm.eps=1e-3"])
-    assert [config.norm.ghost_size for config in request.configs] == [None, 16]
-    assert {config.norm.eps for config in request.configs} == {1e-3}
+    assert [config.norm.option("ghost_size") for config in request.configs] == [None, 16]
+    assert {config.norm.option("eps") for config in request.configs} == {1e-3}
 
 
 @pytest.mark.parametrize(
@@ -101,14 +102,79 @@ def test_user_study_and_norm_from_config_dir(tmp_path: Path) -> None:
     text = (config_root() / "study" / "placement.yaml").read_text().replace("name: placement", "name: mine")
     (tmp_path / "study" / "mine.yaml").write_text(text)
     (tmp_path / "norm").mkdir()
-    (tmp_path / "norm" / "slow.yaml").write_text(
-        "kind: batch\nplacement: after\neps: 1e-5\nmomentum: 0.01\naffine: true\n"
-    )
+    (tmp_path / "norm" / "slow.yaml").write_text("defaults: [batch]\nmomentum: 0.01\n")
     assert "mine" in list_studies(tmp_path)
     request = request_from_argv(
         ["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"]
     )
-    assert {config.norm.momentum for config in request.configs} == {0.01}
+    assert {config.norm.option("momentum") for config in request.configs} == {0.01}
+
+
+def test_probes_are_chosen_as_a_list_and_are_no_part_of_the_run() -> None:
+    plain = request_from_argv([])
+    request = request_from_argv(["probes=[gradients,shift]", "probes.shift.every=7"])
+    assert request.exec.probes == {"gradients": {"every": 100}, "shift": {"every": 7}}
+    assert request_from_argv(["probes=statistics"]).exec.probes == {"statistics": {}}
+    assert plain.exec.probes == {}
+    assert run_id(request.configs[0]) == run_id(plain.configs[0])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["probes=[gradients,shfit]"], "probes: 'shfit' is not one of .*did you mean 'shift'"),
+        (["probes=shift", "probes.shift.evry=2"], r"probes\.shift\.evry.*did you mean 'probes\.shift\.every'"),
+        (["probes=shift", "probes.shift.every=0"], r"probes\.shift\.every: 0: expected a whole number of at least 1"),
+        (["-m", "probes=shift,gradients"], r"several probes are a list: probes=\[shift,gradients\]"),
+        (["probes=gradients,shift"], r"several probes are a list: probes=\[gradients,shift\]"),
+        (["probes=[shift],[gradients]"], "cannot be an axis of a grid"),
+        (["probes=none"], r"probes: 'none' is not one of .*none of them probes=\[\]"),
+        (["probes=null"], r"probes: 'null' is not one of .*none of them probes=\[\]"),
+        (["probes=shift", "probes.shift=null"], r"probes\.shift: None: .*set one of them: probes\.shift\.every"),
+        (["probes=shift", "probes.shift={every:3}"], r"probes\.shift: .*set one of them: probes\.shift\.every"),
+        (["probes.gradients.every=5"], r"gradients\.every: 5: choose this probe first: probes=\[gradients\]"),
+        (["probes.gradients=null"], r"gradients: None: choose this probe first: probes=\[gradients\]"),
+        (["probes=[shift]", "probes.gradients.every=3"], r"probes\.gradients\.every: 3: .*probes=\[shift,gradients\]"),
+        (["probes.statistics.every=3"], r"this probe has no options; probes=\[statistics\] chooses it"),
+        (["probes=statistics", "probes.statistics.every=3"], "this probe has no options"),
+        (["probes=statistics", "probes.statistics=null"], "this has no keys to set"),
+        (["norm=[batch,group]"], "norm: .*one at a time, or a grid: -m norm=batch,group"),
+    ],
+)
+def test_probes_and_lists_that_cannot_be_used_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request_from_argv(argv)
+
+
+def test_where_may_be_a_list() -> None:
+    (config,) = request_from_argv(["norm.where=[0,2]"]).configs
+    assert config.norm.where == "0+2"
+
+
+@pytest.mark.parametrize("value", ["[]", "null"])
+def test_where_must_say_something(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"norm\.where: (\[\]|None): .*none of them: norm\.where=none"):
+        request_from_argv([f"norm.where={value}"])
+
+
+@pytest.mark.parametrize("argv", [["norm=mine"], ["-m", "norm=mine,batch"], ["-m", "study=mine"]])
+def test_yaml_file_that_holds_no_mapping_is_named(argv: list[str], tmp_path: Path) -> None:
+    for group in ("norm", "study"):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text("[kind, batch]\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*expected a mapping of keys, KEY: VALUE; it holds \['kind'"):
+        request_from_argv(["--config-dir", str(tmp_path), *argv])
+
+
+@pytest.mark.parametrize("name", ["norm/batch.yaml", "train.yaml"])
+def test_users_file_named_as_one_of_ours_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("eps: 1\n")
+    for argv in ([], ["norm=layer"]):
+        with pytest.raises(ConfigError, match=f"--config-dir: .*holds {name}, and bnexp has a file of that name"):
+            request_from_argv(["--config-dir", str(tmp_path), *argv])
+    assert request_from_argv(["--config-dir", str(config_root())]).configs
 
 
 def test_yaml_syntax_error_is_one_line_with_file_and_line(tmp_path: Path) -> None:
@@ -142,6 +208,7 @@ def test_study_cannot_choose_by_test() -> None:
     [
         ("data", tables.DATASETS), ("model", tables.MODEL_OPTIONS), ("norm", tables.NORM_OPTIONS),
         ("optim", tables.OPTIM_OPTIONS), ("schedule", tables.SCHEDULE_OPTIONS),
+        ("probes", tables.PROBE_OPTIONS),
     ],
 )  # fmt: skip
 def test_every_choice_has_a_config_file_that_composes(group: str, choices: tuple[str, ...]) -> None:
@@ -154,7 +221,7 @@ def test_every_choice_has_a_config_file_that_composes(group: str, choices: tuple
 
 
 def test_hydra_takes_its_own_flags_launchers_and_sweepers() -> None:
-    assert wants_hydra(["--help"])
+    assert wants_hydra(["--hydra-help"])
     assert wants_hydra(["--cfg", "job"])
     assert wants_hydra(["-m", "hydra/launcher=joblib", "lr=0.1,0.2"])
     assert not wants_hydra(["-m", "lr=0.1,0.2"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,32 @@ def load_frame(store: Store, run_ids: Sequence[str] | None) -> Frame:
 def load_history(store: Store, run_ids: Sequence[str]) -> pd.DataFrame:
     """Tidy epochs: run_id beside the columns of history.jsonl."""
     return pd.DataFrame([{"run_id": run_id, **row} for run_id in run_ids for row in store.history(run_id)])
+
+
+def load_probes(
+    store: Store,
+    run_ids: Sequence[str],
+    probe: str | None = None,
+    quantities: Sequence[str] = (),
+    *,
+    reduce: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+) -> pd.DataFrame:
+    """Tidy measurements: run_id beside the columns of probes.jsonl; a null value is nan. Empty where there are none.
+
+    A run may hold tens of thousands of rows: one is read at a time, and no more is kept than asked for.
+
+    Args:
+        probe, quantities: the rows to keep; all where None or empty.
+        reduce: from the rows of one run to those to keep of it.
+    """
+    kept = []
+    for run_id in run_ids:
+        rows = [row for row in store.probes(run_id, probe) if not quantities or row["quantity"] in quantities]
+        if rows:
+            table = pd.DataFrame(rows).assign(run_id=run_id)
+            table["value"] = table["value"].astype("float64")
+            kept.append(reduce(table) if reduce else table)
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 def config_keys(runs: pd.DataFrame) -> list[str]:

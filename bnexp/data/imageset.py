@@ -14,7 +14,7 @@ class ImageSet:
     Attributes:
         train_images, test_images: (N, C, H, W) uint8, square.
         train_labels, test_labels: (N,) int64, indices into `classes`.
-        fingerprint: SHA-256 over a folder's content; empty for the named sets, whose content is fixed by checksum.
+        fingerprint: SHA-256 of the content of a folder or of a user's own set; empty for the named sets.
     """
 
     train_images: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from filelock import FileLock
 from bnexp.data.folder import load_folder
 from bnexp.data.imageset import ImageSet
 from bnexp.errors import ConfigError, DataError
+from bnexp.plugins import load_plugin, plugin_error, plugin_errors, plugin_names, require_signature
 
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_SPLIT_SEED = 0
@@ -59,15 +61,53 @@ def load_images(
         ConfigError: an unknown name, or an option that this data set does not take.
         DataError: files that are missing, broken or inconsistent.
     """
-    if name not in DATASETS:
-        raise ConfigError("data.name", got=name, choices=sorted(DATASETS))
+    if name not in DATASETS and name not in plugin_names("data"):
+        raise ConfigError("data.name", got=name, choices=sorted((*DATASETS, *plugin_names("data"))))
     if name == "folder":
         return load_folder(root, image_size=image_size or 32, cache_dir=cache_dir)
     if image_size is not None:
         raise ConfigError(
             "data.image_size", got=image_size, hint=f"only data=folder is resized; {name} has its own size"
         )
-    return DATASETS[name](root)
+    return DATASETS[name](root) if name in DATASETS else load_plugin_images(name, root)
+
+
+def load_plugin_images(name: str, root: Path | None) -> ImageSet:
+    """What a user's package gives, checked; its fingerprint is the hash of all of it.
+
+    Raises:
+        ConfigError: it raises, or is not (train_images, train_labels, test_images, test_labels) as `plugins`
+            describes them.
+    """
+    source = load_plugin("data", name)
+    require_signature("data", name, source, "one argument, the root folder or None", root)
+    with plugin_errors("data", name, f"failed on data.root={root}"):
+        found = source(root)
+    if not isinstance(found, tuple) or len(found) != 4:
+        raise plugin_error("data", name, "must give (train_images, train_labels, test_images, test_labels)")
+    with plugin_errors("data", name, "gave what is no array"):
+        train_images, train_labels, test_images, test_labels = (np.asarray(array) for array in found)
+    num_classes = 0
+    for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
+            got = f"{images.dtype} {images.shape}"
+            raise plugin_error("data", name, f"gave {split} images of {got}; expected uint8 (N, C, H, H)")
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            got = f"{labels.dtype} {labels.shape}"
+            raise plugin_error(
+                "data", name, f"gave {split} labels of {got}; expected integers from 0, ({len(images)},)"
+            )
+        num_classes = max(num_classes, int(labels.max()) + 1)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        shapes = f"{train_images.shape[1:]} and {test_images.shape[1:]}"
+        raise plugin_error("data", name, f"gave train and test images of different shapes: {shapes}")
+    train_images, test_images = np.ascontiguousarray(train_images), np.ascontiguousarray(test_images)
+    train_labels, test_labels = train_labels.astype(np.int64), test_labels.astype(np.int64)
+    digest = hashlib.sha256()
+    for array in (train_images, train_labels, test_images, test_labels):
+        digest.update(hashlib.sha256(array.tobytes()).digest())
+    classes = tuple(map(str, range(num_classes)))
+    return ImageSet(train_images, train_labels, test_images, test_labels, classes, digest.hexdigest())
 
 
 def load_digits(root: Path | None = None) -> ImageSet:

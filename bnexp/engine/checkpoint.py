@@ -1,4 +1,4 @@
-"""The state of a run at the end of an epoch: enough to go on bit for bit."""
+"""What is saved of a network: the state of a run at the end of an epoch, and the weights that it ended with."""
 
 from __future__ import annotations
 
@@ -8,15 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnexp.store import write_atomic
 
+KEYS = frozenset(("model", "optimizer", "history", "probes", "wanted", "threads"))
+
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, history: list[dict[str, Any]], threads: int
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    history: list[dict[str, Any]],
+    probes: list[dict[str, Any]],
+    wanted: dict[str, dict[str, Any]],
 ) -> None:
-    """Write atomically; a crash leaves the last whole checkpoint.
+    """Write enough to go on bit for bit, atomically; a crash leaves the last whole checkpoint.
+
+    Args:
+        probes: rows measured so far.
+        wanted: the probes that measured them.
 
     Random draws need no state: each epoch's are seeded by the run's seed and the epoch.
     """
@@ -24,19 +36,39 @@ def save_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history,
-        "threads": threads,
+        "probes": probes,
+        "wanted": wanted,
+        "threads": torch.get_num_threads(),
     }
+    _save(path, state)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The saved state, or None where there is none or it is unreadable: the run then starts over."""
+    state = _load(path, device)
+    return state if state is not None and set(state) >= KEYS else None
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a state_dict atomically; `torch.load(path)` reads it anywhere. What shares memory still does."""
+    on_cpu: dict[object, Tensor] = {}
+    _save(path, {name: on_cpu.setdefault((t.data_ptr(), t.shape), t.cpu()) for name, t in weights.items()})
+
+
+def load_weights(path: Path) -> dict[str, Tensor] | None:
+    """A saved state_dict, on the CPU, or None where there is none or it is unreadable."""
+    return _load(path, torch.device("cpu"))
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The saved state, or None where there is none or it is unreadable: the run then starts over."""
+def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
-    return (
-        dict(state) if isinstance(state, dict) and {"model", "optimizer", "history", "threads"} <= set(state) else None
-    )
+    return dict(state) if isinstance(state, dict) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ from torch.nn import functional as F
 
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import apply_augmentation, draw_augmentation, pad_for
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
+from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
+from bnexp.engine.step import train_step
+from bnexp.nn.layers import running_norms, stochastic_layers
+from bnexp.nn.statistics import kept_modes, measure_statistics
+from bnexp.probes import END_PROBES, STEP_PROBES
 from bnexp.seeding import seed_for
 
 CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps; each look waits for the device
@@ -38,13 +43,19 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; the fields are those of RunRecord."""
+    """How a run ended; the fields are those of RunRecord.
+
+    Attributes:
+        weights: parameters and buffers of the trained network; None for a diverged run, which has none to keep.
+    """
 
     status: Status
     final: dict[str, float | None]
     history: list[Row]
     seconds: dict[str, float]
     num_params: int
+    probes: list[Row]
+    weights: dict[str, Tensor] | None
 
 
 def train_run(
@@ -53,33 +64,24 @@ def train_run(
     device: torch.device,
     *,
     checkpointing: Checkpointing | None = None,
+    probes: Mapping[str, Mapping[str, Any]] | None = None,
     on_epoch: Callable[[Row], None] = lambda row: None,
 ) -> Outcome:
     """Train to the end of the budget or to a loss that is not finite, then evaluate once on test.
 
     Args:
         config: with a resolved precision.
+        probes: probe -> its options; they measure beside the training and do not change it. Those that look at a
+            trained network are left to `measure_trained`.
         on_epoch: called with each new history row.
     """
-    _, channels, height, _ = data.train_x.shape
-    model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
-    init_network(model, config)
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config.optim, config.lr)
-    history: list[Row] = []
-    state = None if checkpointing is None else load_checkpoint(checkpointing.path, device)
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
-        # sums depend on the number of threads: go on with what the run began with
-        torch.set_num_threads(state["threads"])
-
+    probing = Probing(config, data, {name: (probes or {})[name] for name in STEP_PROBES if name in (probes or {})})
+    model, optimizer, history = _start(config, data, device, checkpointing, probing)
     eval_seconds = 0.0
     saved_at = time.perf_counter()
     status: Status = "finished"
     while len(history) < config.epochs:
-        row = train_epoch(model, optimizer, config, data, epoch=len(history))
+        row = train_epoch(model, optimizer, config, data, epoch=len(history), probing=probing)
         if math.isfinite(row["train_loss"]):
             started = time.perf_counter()
             val_loss, val_accuracy = evaluate(model, data.val_x, data.val_y, data, config.precision)
@@ -96,7 +98,9 @@ def train_run(
             break
         due = checkpointing is not None and time.perf_counter() - saved_at >= checkpointing.every_seconds
         if checkpointing is not None and due and len(history) < config.epochs:
-            save_checkpoint(checkpointing.path, model, optimizer, history=history, threads=torch.get_num_threads())
+            save_checkpoint(
+                checkpointing.path, model, optimizer, history=history, probes=probing.rows, wanted=probing.wanted
+            )
             saved_at = time.perf_counter()
 
     started = time.perf_counter()
@@ -104,14 +108,83 @@ def train_run(
     eval_seconds += time.perf_counter() - started
     if status == "finished" and _at_chance(final, data):
         status = "collapsed"
-    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds}
+    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": probing.seconds}
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
-    return Outcome(status, final, history, seconds, num_params)
+    weights = None if status == "diverged" else model.state_dict()
+    return Outcome(status, final, history, seconds, num_params, probing.rows, weights)
+
+
+def measure_trained(
+    config: RunConfig,
+    data: DeviceData,
+    device: torch.device,
+    weights: dict[str, Tensor],
+    *,
+    probes: Mapping[str, Mapping[str, Any]],
+    step: int,
+) -> tuple[list[Row], float] | None:
+    """The rows of probes that look at a trained network, and the seconds they took; nothing is trained.
+
+    None where the weights are not this network's, but that of another version of bnexp.
+
+    Args:
+        weights: as `Outcome.weights` has them.
+        probes: those of `STEP_PROBES` among them are passed over.
+        step: updates that the network has seen.
+    """
+    probing = Probing(config, data, {name: probes[name] for name in END_PROBES if name in probes})
+    _, channels, height, _ = data.train_x.shape
+    model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        return None
+    model.to(device).to(memory_format=torch.channels_last)
+    _train_mode(model, config, epoch=config.epochs)
+    probing.at_end(model, step=step, epoch=config.epochs)
+    return probing.rows, probing.seconds
+
+
+def _start(
+    config: RunConfig,
+    data: DeviceData,
+    device: torch.device,
+    checkpointing: Checkpointing | None,
+    probing: Probing,
+) -> tuple[nn.Module, torch.optim.Optimizer, list[Row]]:
+    """Network, optimizer and history at the last checkpoint, or at the beginning where there is none that fits."""
+    _, channels, height, _ = data.train_x.shape
+
+    def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
+        init_network(model, config, data)
+        model.to(device).to(memory_format=torch.channels_last)
+        return model, build_optimizer(model, config.optim, config.lr)
+
+    model, optimizer = begin()
+    state = None if checkpointing is None else load_checkpoint(checkpointing.path, device)
+    if state is None or not probing.wanted.items() <= state["wanted"].items():
+        return model, optimizer, []  # rows that were not measured cannot be had any more
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError):  # of another version of bnexp
+        return *begin(), []
+    probing.rows = [row for row in state["probes"] if row["probe"] in probing.wanted]
+    # sums depend on the number of threads: go on with what the run began with
+    torch.set_num_threads(state["threads"])
+    return model, optimizer, state["history"]
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, data: DeviceData, *, epoch: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    data: DeviceData,
+    *,
+    epoch: int,
+    probing: Probing,
 ) -> Row:
     """One pass in an order, and with augmentations, that depend on the seed and the epoch alone.
 
@@ -120,9 +193,9 @@ def train_epoch(
 
     Returns:
         A history row without validation. Its train_loss is the optimized loss, averaged over the steps; it is not
-        finite where any step's was not.
+        finite where any step's was not. Its train_seconds leave out what probes took.
     """
-    started = time.perf_counter()
+    started, probed = time.perf_counter(), probing.seconds
     device = data.train_x.device
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
@@ -135,7 +208,7 @@ def train_epoch(
         generator=_generator(config.seed, "augment", epoch),
     )
     augmentation = None if augmentation is None else augmentation.to(device)
-    model.train()
+    _enter_epoch(model, config, data, epoch)
     loss_sum = torch.zeros((), device=device)
     num_correct = torch.zeros((), dtype=torch.int64, device=device)
     lr, steps_done = config.lr, 0
@@ -153,14 +226,16 @@ def train_epoch(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss, logits = train_step(model, optimizer, config, normalize(x, data), y)
+        x = normalize(x, data)
+        probing.before_update(model, optimizer, x, y, step=first_step + k, epoch=epoch, lr=lr)
+        loss, logits = train_step(model, optimizer, config, x, y)
         loss_sum += loss
         num_correct += (logits.argmax(1) == y).sum()
         steps_done = k + 1
         if steps_done % CHECK_STEPS == 0 and not math.isfinite(loss_sum.item()):
             break
     train_loss = loss_sum.item() / steps_done  # waits for the device: the time below is that of the whole epoch
-    train_seconds = time.perf_counter() - started
+    train_seconds = time.perf_counter() - started - (probing.seconds - probed)
     return {
         "epoch": epoch + 1,
         "step": first_step + steps_done,
@@ -172,49 +247,50 @@ def train_epoch(
     }
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One update.
-
-    Args:
-        x: normalized images, (N, C, H, W) float32.
-
-    Returns:
-        The detached loss, a scalar, and the logits, (N, num_classes).
-    """
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = model(x)
-    logits = logits.float()
-    loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if config.optim.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-    optimizer.step()
-    return loss.detach(), logits.detach()
+def _enter_epoch(model: nn.Module, config: RunConfig, data: DeviceData, epoch: int) -> None:
+    """Training mode, this epoch's draws for stochastic layers, and frozen statistics where `norm.freeze_at` asks."""
+    freeze_at = config.norm.option("freeze_at")
+    if freeze_at is not None and epoch == freeze_at:
+        _reseed(model, config, data, "frozen")
+        measure_statistics(model, lambda: _train_inputs(data), noise=True)
+    _reseed(model, config, data, "noise", epoch)
+    torch.manual_seed(seed_for(config.seed, "global", epoch))  # for layers of a user's package
+    _train_mode(model, config, epoch=epoch)
 
 
-def normalize(x: Tensor, data: DeviceData) -> Tensor:
-    """Raw uint8 images to float32 with the training set's mean 0 and std 1 per channel, channels last."""
-    return (x.float() * data.scale + data.shift).contiguous(memory_format=torch.channels_last)
+def _train_mode(model: nn.Module, config: RunConfig, *, epoch: int) -> None:
+    """Training mode, but for norms whose statistics are frozen."""
+    model.train()
+    freeze_at = config.norm.option("freeze_at")
+    if freeze_at is not None and epoch >= freeze_at:
+        for _, norm in running_norms(model):
+            norm.eval()
+
+
+def _reseed(model: nn.Module, config: RunConfig, data: DeviceData, purpose: str, *keys: int) -> None:
+    for name, layer in stochastic_layers(model):
+        layer.reseed(seed_for(config.seed, purpose, name, *keys), data.train_x.device)
+
+
+def _train_inputs(data: DeviceData) -> Iterator[Tensor]:
+    for start in range(0, len(data.train_y), EVAL_BATCH):
+        yield normalize(data.train_x[start : start + EVAL_BATCH], data)
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision: str) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; the model's mode is restored."""
-    was_training = model.training
-    model.eval()
+    """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; every module's mode is restored."""
     loss_sum = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else torch.float32, device=x.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=x.device)
-    for start in range(0, len(y), EVAL_BATCH):
-        batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(batch)
-        logits = logits.float()
-        loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-        num_correct += (logits.argmax(1) == labels).sum()
-    model.train(was_training)
+    with kept_modes(model):
+        model.eval()
+        for start in range(0, len(y), EVAL_BATCH):
+            batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(batch)
+            logits = logits.float()
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+            num_correct += (logits.argmax(1) == labels).sum()
     return loss_sum.item() / len(y), num_correct.item() / len(y)
 
 

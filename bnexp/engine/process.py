@@ -142,7 +142,7 @@ def _listen(
 
 def _record_death(slot: _Slot, config: RunConfig, worker: Worker, store: Store) -> RunRecord:
     done = store.record(run_id(config))
-    if done is not None and done.status != "failed":
+    if done is not None and done.has_ended_with(worker.exec.probes):
         return done  # killed between writing its record and saying so
     code = slot.process.exitcode
     cause = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit status {code}"

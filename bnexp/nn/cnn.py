@@ -32,6 +32,7 @@ class Cnn(nn.Module):
         num_stages = min(depth, wanted)
         stem_stride = 2 ** (wanted - num_stages) if wanted > 2 else 1
         stages = [index * num_stages // depth for index in range(depth)]
+        self.input_norm = units.input_norm(in_channels)
         layers: list[nn.Module] = []
         for index, stage in enumerate(stages):
             channels = width * 2**stage
@@ -41,11 +42,13 @@ class Cnn(nn.Module):
         self.units = nn.ModuleList(layers)
         self.pool_before = tuple(i > 0 and stages[i] != stages[i - 1] for i in range(depth))
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.drop = units.head_dropout()
         self.head = nn.Linear(in_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
+        x = self.input_norm(x)
         for unit, pool_first in zip(self.units, self.pool_before, strict=True):
             x = unit(self.pool(x) if pool_first else x)
-        logits: Tensor = self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
         return logits

@@ -18,10 +18,12 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [in_channels * image_size**2, *[width] * depth]
+        self.input_norm = units.input_norm(in_channels)
         self.units = nn.Sequential(*(units.linear(sizes[i], sizes[i + 1]) for i in range(depth)))
+        self.drop = units.head_dropout()
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.head(self.units(x.flatten(1)))
+        logits: Tensor = self.head(self.drop(self.units(self.input_norm(x).flatten(1))))
         return logits

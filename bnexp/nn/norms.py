@@ -1,30 +1,41 @@
-"""The norm layers: one frozen dataclass for each kind, whose fields are its options.
-
-Shapes: x is (N, C, H, W) where `ndim` is 4 and (N, C) where it is 2. Statistics are fp32 under autocast too.
-"""
+"""The norms: one frozen dataclass for each kind, whose fields are its options and which makes its layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bnexp.errors import ConfigError
+from bnexp.nn.norm_layers import (
+    BatchRenormalization,
+    FilterResponse,
+    GhostBatchNorm,
+    InstanceNorm2d,
+    ShiftedGroupNorm,
+    ShiftingNoise,
+    keep_affine,
+)
+from bnexp.plugins import load_plugin, plugin_error, plugin_names, require_signature
 
 
 class Norm(Protocol):
-    """What a network needs of a norm: a layer for so many features."""
+    """What a network needs of a norm: a layer for so many features.
+
+    Ours may have more: `standardizes_weights`, the weights ahead of it are standardized (`StandardizedConv2d`), and
+    `without_activation()`, the norm ends in an activation of its own, which takes the place of one that would follow it
+    at once; elsewhere it stands without.
+    """
 
     @property
     def replaces_bias(self) -> bool:
         """Whether a weight right before this norm goes without a bias.
 
-        Batch, ghost and instance norm subtract a mean per channel, which cancels a bias exactly, affine or not. Group
-        and layer norm subtract one mean for several channels: only the part of a bias that those share is cancelled,
-        and beta stands in for the rest, so they replace a bias only when affine.
+        Batch norm in all its forms and instance norm subtract a mean per channel, which cancels a bias exactly, affine
+        or not, unless that mean is frozen. Group and layer norm subtract one mean for several channels: only the part
+        of a bias that those share is cancelled, and beta stands in for the rest, so they replace a bias only where they
+        have a beta.
         """
         ...
 
@@ -47,19 +58,24 @@ class NoNorm:
 class BatchNorm:
     """Statistics over the batch and all positions of a channel; running ones for evaluation.
 
-    `momentum` is the weight of the new statistic; None averages over all batches.
+    `momentum` is the weight of the new statistic; None averages over all batches. `freeze_at` is an epoch: at its start
+    the statistics of the whole training set are measured, dropout and noise on, and from then on training normalizes
+    with them, unchanged; at 0 they are those of the untrained network. It is carried out by the training loop.
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
     eps: float = 1e-5
     momentum: float | None = 0.1
-    affine: bool = True
+    affine: str = "both"
+    freeze_at: int | None = None
 
-    replaces_bias = True
+    @property
+    def replaces_bias(self) -> bool:
+        return self.freeze_at is None or _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         kind = nn.BatchNorm2d if ndim == 4 else nn.BatchNorm1d
-        return kind(num_features, eps=self.eps, momentum=self.momentum, affine=self.affine)
+        return keep_affine(kind(num_features, eps=self.eps, momentum=self.momentum), self.affine)
 
 
 @dataclass(frozen=True)
@@ -67,12 +83,12 @@ class GroupNorm:
     """Statistics over the positions and the channels of a group, one example at a time. Source: Wu & He 2018."""
 
     eps: float = 1e-5
-    affine: bool = True
+    affine: str = "both"
     num_groups: int = 8
 
     @property
     def replaces_bias(self) -> bool:
-        return self.affine
+        return _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         if num_features % self.num_groups:
@@ -81,7 +97,18 @@ class GroupNorm:
         if ndim == 2 and num_features == self.num_groups:
             hint = f"leaves one value a group in a layer of {num_features} units, and one value normalizes to 0"
             raise ConfigError("norm.num_groups", got=self.num_groups, hint=hint)
-        return nn.GroupNorm(self.num_groups, num_features, eps=self.eps, affine=self.affine)
+        kind = ShiftedGroupNorm if self.affine == "shift" else nn.GroupNorm
+        return keep_affine(kind(self.num_groups, num_features, eps=self.eps), self.affine)
+
+
+@dataclass(frozen=True)
+class GroupNormWithStandardizedWeights(GroupNorm):
+    """Group norm in a network whose convolutions and hidden linear layers are `StandardizedConv2d` and its like.
+
+    Source: Qiao et al. 2019, "Micro-batch training with batch-channel normalization and weight standardization".
+    """
+
+    standardizes_weights = True
 
 
 @dataclass(frozen=True)
@@ -94,14 +121,17 @@ class LayerNorm:
     """
 
     eps: float = 1e-5
-    affine: bool = True
+    affine: str = "both"
 
     @property
     def replaces_bias(self) -> bool:
-        return self.affine
+        return _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
-        return nn.GroupNorm(1, num_features, eps=self.eps, affine=self.affine)
+        if ndim == 4 or self.affine == "shift":
+            return GroupNorm(self.eps, self.affine, num_groups=1).make(num_features, ndim=4)
+        # on (N, C) it is the same, and takes a third of the time
+        return keep_affine(nn.LayerNorm(num_features, self.eps), self.affine)
 
 
 @dataclass(frozen=True)
@@ -109,25 +139,45 @@ class InstanceNorm:
     """Statistics over the positions of one channel of one example; none are kept. Source: Ulyanov et al. 2016."""
 
     eps: float = 1e-5
-    affine: bool = True
+    affine: str = "both"
 
     replaces_bias = True
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
-        if ndim == 2:
-            hint = "has one value per statistic in a fully connected layer; use norm=layer, group or batch there"
-            raise ConfigError("norm.kind", got="instance", hint=hint)
-        return _InstanceNorm2d(num_features, eps=self.eps, affine=self.affine)
+        _require_positions("instance", ndim)
+        return keep_affine(InstanceNorm2d(num_features, eps=self.eps, affine=True), self.affine)
 
 
-class _InstanceNorm2d(nn.InstanceNorm2d):
-    """torch's own, but that a map of one pixel is the user's mistake and names its key."""
+def _has_shift(affine: str) -> bool:
+    return affine in ("both", "shift")
 
-    def forward(self, input: Tensor) -> Tensor:
-        if input.shape[2] * input.shape[3] == 1:
-            hint = "has one value per statistic where a map is 1×1; use larger images, or norm=layer, group or batch"
-            raise ConfigError("norm.kind", got="instance", hint=hint)
-        return super().forward(input)
+
+def _require_positions(kind: str, ndim: int) -> None:
+    if ndim == 2:
+        hint = "has one value per statistic in a fully connected layer; use norm=layer, group or batch there"
+        raise ConfigError("norm.kind", got=kind, hint=hint)
+
+
+@dataclass(frozen=True)
+class FilterResponseNorm:
+    """`FilterResponse`: over the positions of one channel of one example, without a mean.
+
+    With `threshold` (the default) the paper's thresholded linear unit takes the place of an activation that would
+    follow it at once; where none would, as on the network's input or at the end of a residual branch, it has none.
+    """
+
+    eps: float = 1e-6
+    threshold: bool = True
+
+    replaces_bias = False  # no mean is subtracted, and beta stands behind a division
+
+    def without_activation(self) -> FilterResponseNorm:
+        """The same norm, and nothing behind it."""
+        return replace(self, threshold=False)
+
+    def make(self, num_features: int, *, ndim: int) -> nn.Module:
+        _require_positions("filter_response", ndim)
+        return FilterResponse(num_features, eps=self.eps, threshold=self.threshold)
 
 
 @dataclass(frozen=True)
@@ -136,86 +186,56 @@ class GhostNorm:
 
     eps: float = 1e-5
     momentum: float | None = 0.1
-    affine: bool = True
+    affine: str = "both"
     ghost_size: int = 16
 
     replaces_bias = True
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
-        return GhostBatchNorm(num_features, self.ghost_size, eps=self.eps, momentum=self.momentum, affine=self.affine)
+        layer = GhostBatchNorm(num_features, self.ghost_size, eps=self.eps, momentum=self.momentum)
+        return keep_affine(layer, self.affine)
 
 
-class GhostBatchNorm(nn.Module):
-    """Normalize every ghost batch by its own biased statistics; in evaluation, all by the running ones.
+@dataclass(frozen=True)
+class BatchRenorm:
+    """Batch norm corrected towards its running statistics, in training too. See `BatchRenormalization`."""
 
-    The running statistics move once a step, towards the means over the ghosts of their means and unbiased variances:
-    what evaluation then sees is the variance *within* a ghost batch, as training did.
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: str = "both"
+    r_max: float = 3.0
+    d_max: float = 5.0
+    ramp_steps: int = 1000
 
-    Args:
-        num_features: C of the (N, C, H, W) or (N, C) input; in training N must be a multiple of `ghost_size`.
-        ghost_size: examples per ghost batch.
-        eps: added to the variance, in squared units of the input.
-        momentum: weight of the new statistic; None averages over all steps.
+    replaces_bias = True
 
-    Raises:
-        ConfigError: in training, N is not a multiple of `ghost_size`.
-        ValueError: in training, a ghost batch has one value per channel.
+    def make(self, num_features: int, *, ndim: int) -> nn.Module:
+        layer = BatchRenormalization(
+            num_features, eps=self.eps, momentum=self.momentum, r_max=self.r_max, d_max=self.d_max,
+            ramp_steps=self.ramp_steps,
+        )  # fmt: skip
+        return keep_affine(layer, self.affine)
 
-    Source: Hoffer, Hubara & Soudry 2017, "Train longer, generalize better", algorithm 1.
+
+@dataclass(frozen=True)
+class NoisyBatchNorm:
+    """Batch norm whose output is shifted and scaled at random in training, by other distributions at each step.
+
+    See `ShiftingNoise`.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: str = "both"
+    noise_shift: float = 0.5
+    noise_scale: float = 1.25
+    noise_jitter: float = 0.1
 
-    def __init__(
-        self,
-        num_features: int,
-        ghost_size: int,
-        *,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-    ) -> None:
-        super().__init__()
-        self.ghost_size, self.eps, self.momentum = ghost_size, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+    replaces_bias = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        num, channels, *positions = x.shape
-        if num % self.ghost_size:
-            hint = f"does not divide a batch of {num}"
-            raise ConfigError("norm.ghost_size", got=self.ghost_size, hint=hint)
-        ghosts = num // self.ghost_size
-        # every ghost's channels side by side: one batch_norm call then has a statistic for each
-        folded = x.reshape(ghosts, self.ghost_size, channels, *positions).transpose(0, 1)
-        folded = folded.reshape(self.ghost_size, ghosts * channels, *positions)
-        mean, var = self.running_mean.new_zeros(2, ghosts * channels)
-        out = F.batch_norm(
-            folded,
-            mean,  # with momentum 1 these buffers receive exactly this batch's mean and unbiased variance
-            var,
-            None if self.weight is None else self.weight.repeat(ghosts),
-            None if self.bias is None else self.bias.repeat(ghosts),
-            training=True,
-            momentum=1.0,
-            eps=self.eps,
-        )
-        self._update(mean.view(ghosts, channels).mean(0), var.view(ghosts, channels).mean(0))
-        return out.reshape(self.ghost_size, ghosts, channels, *positions).transpose(0, 1).reshape(x.shape)
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor) -> None:
-        self.num_batches_tracked += 1
-        weight = 1.0 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
-        self.running_mean += weight * (mean - self.running_mean)
-        self.running_var += weight * (var - self.running_var)
+    def make(self, num_features: int, *, ndim: int) -> nn.Module:
+        batch = BatchNorm(self.eps, self.momentum, self.affine).make(num_features, ndim=ndim)
+        return nn.Sequential(batch, ShiftingNoise(self.noise_shift, self.noise_scale, self.noise_jitter))
 
 
 NORMS: dict[str, type[Any]] = {
@@ -225,6 +245,10 @@ NORMS: dict[str, type[Any]] = {
     "layer": LayerNorm,
     "instance": InstanceNorm,
     "ghost": GhostNorm,
+    "batch_renorm": BatchRenorm,
+    "noisy_batch": NoisyBatchNorm,
+    "group_ws": GroupNormWithStandardizedWeights,
+    "filter_response": FilterResponseNorm,
 }
 
 
@@ -234,12 +258,47 @@ def norm_options(kind: str) -> tuple[str, ...]:
 
 
 def make_norm_factory(kind: str, **options: Any) -> Norm:
-    """The norm of this kind with these options.
+    """The norm of this kind with these options, ours or that of a user's package.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no such kind, or the package's cannot be used.
     """
-    if kind not in NORMS:
-        raise ConfigError("norm.kind", got=kind, choices=sorted(NORMS))
-    norm: Norm = NORMS[kind](**options)
-    return norm
+    if kind in NORMS:
+        norm: Norm = NORMS[kind](**options)
+        return norm
+    if kind not in plugin_names("norm"):
+        raise ConfigError("norm.kind", got=kind, choices=sorted((*NORMS, *plugin_names("norm"))))
+    made = load_plugin("norm", kind)
+    require_signature("norm", kind, made, f"the options {', '.join(options) or 'none'}", **options)
+    return UserNorm(kind, made(**options))
+
+
+@dataclass(frozen=True)
+class UserNorm:
+    """A norm from a user's package, held to what networks rely on.
+
+    `replaces_bias` is the package's own, or False: a bias too many changes no result, one too few might.
+    """
+
+    kind: str
+    made: Any
+
+    @property
+    def replaces_bias(self) -> bool:
+        return bool(getattr(self.made, "replaces_bias", False))
+
+    def make(self, num_features: int, *, ndim: int) -> nn.Module:
+        make = getattr(self.made, "make", None)
+        if not callable(make):
+            raise plugin_error("norm", self.kind, "has no method make(num_features, *, ndim)")
+        require_signature("norm", self.kind, make, "make(num_features, *, ndim)", num_features, ndim=ndim)
+        layer = make(num_features, ndim=ndim)
+        if not isinstance(layer, nn.Module):
+            raise plugin_error("norm", self.kind, f"made a {type(layer).__name__}, not a torch.nn.Module")
+        layer.register_forward_hook(self._check_shape)
+        return layer
+
+    def _check_shape(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        if not isinstance(output, Tensor) or output.shape != inputs[0].shape:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise plugin_error("norm", self.kind, f"returned {shape} for an input of {tuple(inputs[0].shape)}")

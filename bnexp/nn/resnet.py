@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.errors import ConfigError
+from bnexp.nn.norms import NoNorm
 from bnexp.nn.unit import UnitFactory
+
+# plain: shortcut + branch; skipinit and fixup: shortcut + scale · branch, with a learned scalar for each block
+BRANCHES = ("plain", "skipinit", "fixup")
 
 
 def option_a_shortcut(x: Tensor, *, num_channels: int, stride: int) -> Tensor:
@@ -34,16 +39,18 @@ class PostActivationBlock(nn.Module):
     which the next block's shortcut carries on: there is no un-normalized path through the network.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory, branch: str) -> None:
         super().__init__()
         self.num_channels, self.stride = out_channels, stride
+        self.scale = branch_scale(branch)
         self.unit1 = units.conv(in_channels, out_channels, stride=stride)
         self.unit2 = units.conv(out_channels, out_channels, act=False)
         self.tail = units.tail(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = option_a_shortcut(x, num_channels=self.num_channels, stride=self.stride)
-        out: Tensor = self.tail(self.unit2(self.unit1(x)) + shortcut)
+        branch = self.unit2(self.unit1(x))
+        out: Tensor = self.tail((branch if self.scale is None else branch * self.scale) + shortcut)
         return out
 
 
@@ -54,16 +61,28 @@ class PreActivationBlock(nn.Module):
     after: act-norm-conv-act-norm-conv, + shortcut.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory, branch: str) -> None:
         super().__init__()
         self.num_channels, self.stride = out_channels, stride
+        self.scale = branch_scale(branch)
         self.unit1 = units.preactivation_conv(in_channels, out_channels, stride=stride)
         self.unit2 = units.preactivation_conv(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = option_a_shortcut(x, num_channels=self.num_channels, stride=self.stride)
-        out: Tensor = self.unit2(self.unit1(x)) + shortcut
-        return out
+        branch: Tensor = self.unit2(self.unit1(x))
+        return (branch if self.scale is None else branch * self.scale) + shortcut
+
+
+def branch_scale(branch: str) -> nn.Parameter | None:
+    """The scalar on a residual branch: none for plain, from 0 for skipinit, from 1 for fixup.
+
+    Raises:
+        ConfigError: an unknown kind of branch.
+    """
+    if branch not in BRANCHES:
+        raise ConfigError("model.branch", got=branch, choices=BRANCHES)
+    return None if branch == "plain" else nn.Parameter(torch.full((1,), float(branch == "fixup")))
 
 
 class ResNet(nn.Module):
@@ -76,11 +95,13 @@ class ResNet(nn.Module):
     Args:
         depth: 6n+2: 8, 14, 20, 32, 44, 56, 110, ...
         width: channels of the first stage; 16 is the original.
+        branch: plain; skipinit, a learned scalar from 0 on each branch; fixup, see `finish_init`.
 
     Raises:
-        ConfigError: a depth that is not 6n+2.
+        ConfigError: a depth that is not 6n+2, an unknown branch, or fixup with a norm.
 
-    Source: He et al. 2015, section 4.2; He et al. 2016, "Identity mappings in deep residual networks".
+    Source: He et al. 2015, section 4.2; He et al. 2016, "Identity mappings in deep residual networks"; De & Smith 2020,
+    "Batch normalization biases residual blocks towards the identity function" (skipinit); Zhang et al. 2019 (fixup).
     """
 
     def __init__(
@@ -93,10 +114,15 @@ class ResNet(nn.Module):
         width: int,
         units: UnitFactory,
         preactivation: bool = False,
+        branch: str = "plain",
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ConfigError("model.depth", got=depth, hint="resnet depth is 6n+2: 8, 14, 20, 32, 44, 56, 110, ...")
+        if branch == "fixup" and not isinstance(units.norm, NoNorm):
+            raise ConfigError("model.branch", got=branch, hint="fixup stands in for a norm: use it with norm=none")
+        self.branch = branch
+        self.input_norm = units.input_norm(in_channels)
         block = PreActivationBlock if preactivation else PostActivationBlock
         self.stem = (units.preactivation_stem if preactivation else units.conv)(in_channels, width)
         blocks: list[nn.Module] = []
@@ -104,14 +130,38 @@ class ResNet(nn.Module):
         for stage in range(3):
             for index in range((depth - 2) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, width * 2**stage, stride=stride, units=units))
+                blocks.append(block(channels, width * 2**stage, stride=stride, units=units, branch=branch))
                 channels = width * 2**stage
         self.blocks = nn.Sequential(*blocks)
         self.closing = units.closing(channels) if preactivation else nn.Identity()
+        self.drop = units.head_dropout()
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
-        x = self.closing(self.blocks(self.stem(x)))
-        logits: Tensor = self.head(x.mean((2, 3)))
+        x = self.closing(self.blocks(self.stem(self.input_norm(x))))
+        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
         return logits
+
+    @torch.no_grad()
+    def finish_init(self) -> None:
+        """Fixup's rules, after the usual draw: L blocks of two convolutions scale the first by L^(−1/2) and start the
+        second, all biases and the head at 0.
+
+        The biases are one for each channel, behind each convolution, in the place of the paper's scalars.
+
+        Source: Zhang, Dauphin & Ma 2019, "Fixup initialization", section 3 with m = 2.
+        """
+        if self.branch != "fixup":
+            return
+        for block in self.blocks:
+            first, second = block.get_submodule("unit1.weight"), block.get_submodule("unit2.weight")
+            assert isinstance(first, nn.Conv2d)
+            assert isinstance(second, nn.Conv2d)
+            first.weight.mul_(len(self.blocks) ** -0.5)
+            second.weight.zero_()
+            for conv in (first, second):
+                assert conv.bias is not None
+                conv.bias.zero_()
+        self.head.weight.zero_()
+        self.head.bias.zero_()

@@ -33,6 +33,7 @@ class Vgg(nn.Module):
         super().__init__()
         if depth not in CONVS:
             raise ConfigError("model.depth", got=depth, choices=[str(d) for d in CONVS], hint="a depth of vgg")
+        self.input_norm = units.input_norm(in_channels)
         layers: list[nn.Module] = []
         size = image_size
         for num_convs, multiple in zip(CONVS[depth], MULTIPLES, strict=True):
@@ -43,9 +44,10 @@ class Vgg(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 size //= 2
         self.units = nn.Sequential(*layers)
+        self.drop = units.head_dropout()
         self.head = nn.Linear(in_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.head(self.units(x).mean((2, 3)))
+        logits: Tensor = self.head(self.drop(self.units(self.input_norm(x)).mean((2, 3))))
         return logits

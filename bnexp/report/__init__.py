@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.analysis.frame import Frame, load_frame
-from bnexp.analysis.select import own_best_effects, select
+from bnexp.analysis.select import Selection, own_best_effects, select
 from bnexp.errors import ConfigError, StoreError
-from bnexp.report.figures import CAPTIONS, FIGURES, draw_figures
+from bnexp.report.figures import CAPTIONS, FIGURES, FigureFile, draw_figures
 from bnexp.report.page import render_page
 from bnexp.report.tables import TABLES, Table, make_tables, write_tables
 from bnexp.report.words import count, limit_readings, notes, reading
@@ -27,11 +27,32 @@ PRINTED = ("arms", "largest-healthy-lr")  # the tables that the command line sho
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Where the page lies, and what the command line prints."""
+    """Where the page lies, what is drawn on it, and what the command line prints."""
 
     name: str
     html: Path
+    figures: tuple[FigureFile, ...]
     table: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All that a report says in numbers and words: what is left is to draw and to write it.
+
+    Attributes:
+        frozen, spec: study.json and the study it declares; None for a report of every run.
+        readings: one sentence a comparison.
+        remarks: what a reader must know before trusting the numbers.
+    """
+
+    name: str
+    frozen: dict[str, Any] | None
+    spec: StudySpec | None
+    frame: Frame
+    selection: Selection
+    tables: list[Table]
+    readings: list[str]
+    remarks: list[str]
 
 
 def make_report(store: Store, study: str | None, *, out: Path | None = None) -> ReportResult:
@@ -44,34 +65,20 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
         ConfigError: no such study was started here.
         StoreError: nothing has ended yet, or the folder cannot be written.
     """
-    frozen, spec = _frozen(store, study)
-    frame = load_frame(store, list(frozen["run_ids"]) if frozen else None)
-    name = study or EVERYTHING
-    if frame.runs.empty:
-        what = f"study {study!r}" if study else f"{str(store.root)!r}"
-        hint = f"; {len(frame.failed)} crashed" if frame.failed else ""
-        raise StoreError(
-            f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement"
-        )
-    selection = select(frame.runs, spec)
-    tables = make_tables(selection)
-    readings = limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)]
-    exploratory = (
-        ["Exploratory: the declared study was changed on the command line."] if frozen and frozen["exploratory"] else []
-    )
-    remarks = exploratory + notes(selection) + _completeness(frame, frozen is not None)
-    folder = out or store.report_dir(name)
+    numbers = evaluate(store, study)
+    folder = out or store.report_dir(numbers.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
             work = Path(making)
             (work / "figures").mkdir()
             (work / "tables").mkdir()
-            figures = draw_figures(selection, store, work / "figures")
-            write_tables(tables, work / "tables")
+            figures = draw_figures(numbers.selection, store, work / "figures")
+            write_tables(numbers.tables, work / "tables")
             page = render_page(
-                name, frozen=frozen, spec=spec, frame=frame, selection=selection, tables=tables, figures=figures,
-                readings=readings, remarks=remarks, figure_folder=work / "figures",
+                numbers.name, frozen=numbers.frozen, spec=numbers.spec, frame=numbers.frame,
+                selection=numbers.selection, tables=[table for table in numbers.tables if len(table.shown)],
+                figures=figures, readings=numbers.readings, remarks=numbers.remarks, figure_folder=work / "figures",
             )  # fmt: skip
             (work / "report.html").write_text(page)
             _move(work / "figures", folder / "figures", names={name for name, _, _ in FIGURES})
@@ -79,7 +86,43 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
             (work / "report.html").replace(folder / "report.html")
     except OSError as error:
         raise StoreError(f"--out: cannot write to {str(folder)!r}: {error.strerror or error}") from error
-    return ReportResult(name, folder / "report.html", _console(name, spec, tables, readings, remarks))
+    return ReportResult(numbers.name, folder / "report.html", tuple(figures), summarize(numbers))
+
+
+def evaluate(store: Store, study: str | None) -> Numbers:
+    """Everything but the figures; raises what `make_report` raises, but for what concerns the folder to write."""
+    frozen, spec = _frozen(store, study)
+    frame = load_frame(store, list(frozen["run_ids"]) if frozen else None)
+    if frame.runs.empty:
+        what = f"study {study!r}" if study else f"{str(store.root)!r}"
+        hint = f"; {len(frame.failed)} crashed" if frame.failed else ""
+        raise StoreError(
+            f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement"
+        )
+    selection = select(frame.runs, spec)
+    exploratory = (
+        ["Exploratory: the declared study was changed on the command line."] if frozen and frozen["exploratory"] else []
+    )
+    return Numbers(
+        name=study or EVERYTHING,
+        frozen=frozen,
+        spec=spec,
+        frame=frame,
+        selection=selection,
+        tables=make_tables(selection, store),
+        readings=limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)],
+        remarks=exploratory + notes(selection) + _completeness(frame, frozen is not None),
+    )
+
+
+def summarize(numbers: Numbers) -> str:
+    """What the command line prints."""
+    question = numbers.spec.question if numbers.spec else f"Every run in the results folder ({numbers.name})"
+    lines = [question, ""]
+    lines.append("\n\n".join(plain_text(table) for table in numbers.tables if table.name in PRINTED))
+    lines += [""] + [_wrap("- ", line) for line in numbers.readings] if numbers.readings else []
+    lines += [""] + [_wrap("Note: ", line) for line in numbers.remarks] if numbers.remarks else []
+    return "\n".join(lines)
 
 
 def _move(made: Path, target: Path, *, names: set[str]) -> None:
@@ -117,14 +160,6 @@ def _completeness(frame: Frame, is_study: bool) -> list[str]:
         what = count(len(frame.missing), "planned run" if is_study else "run")
         remarks.append(f"{what} without a record yet: the report is incomplete.")
     return remarks
-
-
-def _console(name: str, spec: StudySpec | None, tables: list[Table], readings: list[str], remarks: list[str]) -> str:
-    lines = [spec.question if spec else f"Every run in the results folder ({name})", ""]
-    lines.append("\n\n".join(plain_text(table) for table in tables if table.name in PRINTED))
-    lines += [""] + [_wrap("- ", line) for line in readings] if readings else []
-    lines += [""] + [_wrap("Note: ", line) for line in remarks] if remarks else []
-    return "\n".join(lines)
 
 
 def _wrap(mark: str, line: str) -> str:

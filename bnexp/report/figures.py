@@ -14,6 +14,7 @@ from bnexp.analysis.frame import load_history
 from bnexp.analysis.select import Effect, Selection, own_best_effects
 from bnexp.analysis.stats import mean_interval
 from bnexp.metrics import METRICS, Metric
+from bnexp.report.probe_figures import PROBE_FIGURES
 from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
 from bnexp.report.words import fixed_words, panel_note, signed
 from bnexp.store import Store
@@ -209,6 +210,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
     ("batch-size", "Across batch sizes", draw_batch_size),
     ("lr-batch-size", "Learning rate and batch size", draw_heatmap),
     ("curves", "How each arm gets there", draw_curves),
+    *PROBE_FIGURES,
 )
 
 

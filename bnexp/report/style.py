@@ -91,11 +91,14 @@ def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> 
     """A legend under the panels, in as many columns as the figure is wide enough for."""
     widest = INCHES_PER_KEY + INCHES_PER_LETTER * max(len(label) for label in labels)
     columns = max(1, min(len(labels), MOST_COLUMNS + 1, int(figure.get_figwidth() / widest)))
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]  # read along the rows
+    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Any, folder: Path, name: str) -> None:
     """PNG, SVG and PDF without dates, so that the same records give the same bytes."""
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    figure.set_layout_engine(None)  # its work is done, and the others would do it again
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})

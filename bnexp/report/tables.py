@@ -7,19 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from bnexp.analysis.frame import load_probes
 from bnexp.analysis.select import Effect, Selection, health_ladders, own_best_effects, same_lr_effects
 from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhealthy_rates
 from bnexp.metrics import METRICS, Metric
+from bnexp.store import Store
 
-TABLES = ("arms", "differences", "differences-same-lr", "largest-healthy-lr")
+TABLES = ("arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
+PLACES = ("corruption", "severity", "statistics")  # what says where besides the layer, for the probes that need it
+END_PROBES = ("statistics", "robustness", "cost")  # measured once, when training is over
+PROBES_TITLE = "What probes measured at the end; step time and memory against the same network without norm layers"
 Rows = list[dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table twice: `exact` in stored units for machines, `shown` as text for readers."""
+    """One table twice: `exact` in stored units for machines, `shown` as text for readers.
+
+    Where `shown` is empty it is a CSV file only.
+    """
 
     name: str
     title: str
@@ -27,7 +36,7 @@ class Table:
     shown: pd.DataFrame
 
 
-def make_tables(selection: Selection) -> list[Table]:
+def make_tables(selection: Selection, store: Store) -> list[Table]:
     """All tables that the runs support, in reading order."""
     tables = [arms_table(selection)]
     effects = own_best_effects(selection)
@@ -40,7 +49,8 @@ def make_tables(selection: Selection) -> list[Table]:
             title = "Paired differences at the same learning rate"
             tables.append(effects_table("differences-same-lr", title, same, selection))
         tables.append(limits_table(selection))
-    return tables
+    probes = probes_table(selection, store)
+    return tables if probes is None else [*tables, probes]
 
 
 def arms_table(selection: Selection) -> Table:
@@ -122,10 +132,39 @@ def limits_table(selection: Selection) -> Table:
     )
 
 
+def probes_table(selection: Selection, store: Store) -> Table | None:
+    """Every quantity of every probe at its last step, mean over seeds; shown is what the probes at the end measured.
+
+    A run that diverged is in no mean, and `n` says so: what it measured last is not the end of training.
+    """
+    runs = selection.reporting()
+    rows = load_probes(store, list(runs.loc[runs["status"] != "diverged", "run_id"]), reduce=_last_steps)
+    if rows.empty:
+        return None
+    rows = rows.merge(runs[["run_id", "arm", "stratum"]], on="run_id")
+    last = rows.groupby(["stratum", "arm", "probe"])["step"].transform("max")
+    keys = ["stratum", "arm", "probe", "step", "layer", "quantity", *(place for place in PLACES if place in rows)]
+    groups = rows[rows["step"] == last].groupby(keys, sort=False, dropna=False)["value"]
+    exact = groups.agg(n="count", mean="mean", low="min", high="max").reset_index()
+    order = np.lexsort((exact["arm"].map(selection.arms.index), exact["stratum"].map(selection.strata.index)))
+    exact = exact.iloc[order].reset_index(drop=True)
+    shown: Rows = []
+    for (stratum, arm), cell in exact.groupby(["stratum", "arm"], sort=False):
+        words = _probe_words(cell)
+        measured = cell.loc[cell["probe"].isin(END_PROBES), "n"].max()
+        if words:
+            of = len(selection.cell(runs, str(arm), str(stratum)))
+            shown.append({"stratum": stratum, "arm": arm, "n": f"{measured} of {of}", **words})
+    frame = pd.DataFrame(shown).fillna("—")
+    return Table("probes", PROBES_TITLE, exact, _without_empty_stratum(frame, selection) if shown else frame)
+
+
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
     """tables/NAME.{csv,md,tex}."""
     for table in tables:
         table.exact.to_csv(folder / f"{table.name}.csv", index=False, lineterminator="\n")
+        if table.shown.empty:
+            continue
         (folder / f"{table.name}.md").write_text(markdown(table.shown))
         (folder / f"{table.name}.tex").write_text(latex(table))
 
@@ -148,10 +187,38 @@ def latex(table: Table) -> str:
 
 
 def _table(name: str, title: str, exact: Rows, shown: Rows, selection: Selection) -> Table:
-    frame = pd.DataFrame(shown)
-    if len(selection.strata) == 1 and not selection.strata[0]:
-        frame = frame.drop(columns="stratum")
-    return Table(name, title, pd.DataFrame(exact), frame)
+    return Table(name, title, pd.DataFrame(exact), _without_empty_stratum(pd.DataFrame(shown), selection))
+
+
+def _without_empty_stratum(shown: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    return shown.drop(columns="stratum") if selection.strata == ("",) else shown
+
+
+def _last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of one run, the last step of each of its probes."""
+    return rows[rows["step"] == rows.groupby("probe")["step"].transform("max")]
+
+
+def _probe_words(cell: pd.DataFrame) -> dict[str, str]:
+    """What a reader wants of one arm's probes: accuracies by statistics, the mean drop under corruption, the cost."""
+    metric = METRICS["test_accuracy"]
+    words: dict[str, str] = {}
+    accuracy = cell[cell["quantity"] == "test_accuracy"]
+    kinds = accuracy[accuracy["probe"] == "statistics"]
+    for row in kinds.to_dict("records"):
+        words[f"accuracy, {row['statistics']} statistics (%)"] = _number(row["mean"], metric)
+    robust = accuracy[accuracy["probe"] == "robustness"]
+    for statistics in dict.fromkeys(robust["statistics"]) if len(robust) else ():
+        here = robust[robust["statistics"] == statistics]
+        clean = here.loc[here["corruption"] == "none", "mean"].mean()
+        corrupted = here.loc[~here["corruption"].isin(["none", "fgsm"]), "mean"].mean()
+        words[f"mean drop under corruption, {statistics} statistics (points)"] = _number(clean - corrupted, metric)
+    cost = cell[cell["probe"] == "cost"].set_index("quantity")["mean"]
+    if "step_ratio" in cost:
+        words["time of a step"] = _gain(cost["step_ratio"])
+    if {"saved_mib", "saved_mib_without_norm"} <= set(cost.index) and cost["saved_mib_without_norm"] > 0:
+        words["saved memory"] = _gain(cost["saved_mib"] / cost["saved_mib_without_norm"])
+    return words
 
 
 def _unit(metric: Metric) -> str:

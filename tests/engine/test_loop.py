@@ -9,39 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import compose, untimed
 from torch.nn import functional as F
 
-from bnexp.compose import request_from_argv
-from bnexp.config import RunConfig, ScheduleConfig
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, load_host_data, to_device
+from bnexp.config import ScheduleConfig
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
 from bnexp.engine.checkpoint import load_checkpoint
 from bnexp.engine.loop import Checkpointing, Row, evaluate, train_run
 from bnexp.engine.schedule import lr_factor
 from bnexp.seeding import seed_for
 
 CPU = torch.device("cpu")
-TIMES = ("train_seconds", "images_per_second")
-
-
-def compose(*overrides: str) -> RunConfig:
-    base = {"exec.precision": "fp32", "data.train_limit": "200", "epochs": "3"}
-    base |= dict(override.split("=", 1) for override in overrides)
-    (config,) = request_from_argv([f"{key}={value}" for key, value in base.items()]).configs
-    return config
-
-
-@pytest.fixture(scope="module")
-def data() -> DeviceData:
-    return to_device(load_host_data(compose().data, None), CPU)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def untimed(history: list[Row]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in history]
 
 
 def test_training_is_the_textbook_loop_written_out(data: DeviceData) -> None:
@@ -49,7 +27,7 @@ def test_training_is_the_textbook_loop_written_out(data: DeviceData) -> None:
     outcome = train_run(config, data, CPU)
 
     model = build_network(config, in_channels=1, image_size=8, num_classes=10)
-    init_network(model, config)
+    init_network(model, config, data)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     velocity = {p: torch.zeros_like(p) for p in model.parameters()}
     x = (data.train_x.float() / 255 - data.train_x.float().mean() / 255) / (
@@ -216,3 +194,37 @@ def test_warmup_rises_linearly_to_the_peak() -> None:
     assert warm[:10] == pytest.approx([k / 10 for k in range(1, 11)])
     assert set(warm[10:]) == {1.0}
     assert factors("cosine", 30, warmup_epochs=1.0)[10] == 1.0
+
+
+def test_only_gamma_and_beta_are_trained_where_asked(data: DeviceData) -> None:
+    config = compose("optim.trainable=norm", "optim.decay=all", "data.train_limit=200")
+    start = build_network(config, in_channels=1, image_size=8, num_classes=10)
+    init_network(start, config, data)
+    weights = train_run(config, data, CPU).weights
+    assert weights is not None
+    norms = {name for name in weights if ".norm." in name}
+    for name, value in start.state_dict().items():
+        assert torch.equal(weights[name], value) == (name not in norms), name
+
+
+def test_statistics_are_frozen_at_an_epoch_to_those_of_the_training_set(data: DeviceData) -> None:
+    config = compose("norm.freeze_at=1", "schedule=constant", "model.depth=2")
+    outcomes = [train_run(dataclasses.replace(config, epochs=epochs), data, CPU) for epochs in (2, 3)]
+    buffers = [
+        {name: value for name, value in (outcome.weights or {}).items() if "running" in name} for outcome in outcomes
+    ]
+    assert buffers[0]
+    for name, value in buffers[0].items():
+        assert torch.equal(value, buffers[1][name]), name  # the third epoch left them alone
+
+    after_one = train_run(dataclasses.replace(config, epochs=1), data, CPU).weights  # not frozen yet
+    assert after_one is not None
+    model = build_network(config, in_channels=1, image_size=8, num_classes=10).double()
+    model.load_state_dict(after_one)
+    first: Any = model.get_submodule("units.0")
+    with torch.no_grad():
+        outputs = first.weight(data.train_x.double() * data.scale.double() + data.shift.double())
+    want = torch.var_mean(outputs, (0, 2, 3), correction=0)
+    for name, value in zip(("running_var", "running_mean"), want, strict=True):
+        torch.testing.assert_close(buffers[0][f"units.0.norm.{name}"].double(), value, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(after_one[f"units.0.norm.{name}"].double(), value, rtol=1e-3)

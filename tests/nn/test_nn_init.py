@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bnexp.errors import ConfigError
 from bnexp.nn import build_model
-from bnexp.nn.init import INITS, init_parameters
+from bnexp.nn.init import INITS, init_parameters, scale_to_unit_variance
+from bnexp.nn.layers import Stochastic, stochastic_layers, weight_layers
 from bnexp.nn.norms import make_norm_factory
 from bnexp.seeding import seed_for
 
@@ -160,3 +161,118 @@ def test_every_network_calls_its_last_layer_head(network: str) -> None:
 def test_unknown_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^model\.init: 'hee' is not one of he, xavier, default, normal"):
         init_parameters(nn.Linear(2, 2), scheme="hee", gain=1.0, activation="relu", seed_of=lambda _: 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (5, 4, 1, 1), (64, 4, 3, 3), (10, 32)])
+def test_orthogonal_weights_are_semi_orthogonal_times_the_gain(shape: tuple[int, ...]) -> None:
+    layer = nn.Conv2d(shape[1], shape[0], shape[2]) if len(shape) == 4 else nn.Linear(shape[1], shape[0])
+    init_parameters(nn.Sequential(layer), scheme="orthogonal", gain=0.5, activation="relu", seed_of=lambda name: 7)
+    flat = layer.weight.detach().double().flatten(1)
+    product = flat @ flat.T if flat.shape[0] <= flat.shape[1] else flat.T @ flat
+    torch.testing.assert_close(product, 0.5 * torch.eye(len(product)).double(), atol=1e-6, rtol=0)  # (0.5 · √2)²
+
+
+@pytest.mark.parametrize("kind", ["none", "batch", "layer", "noisy_batch"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_lsuv_gives_every_weight_layer_unit_variance(network: str, kind: str) -> None:
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
+    model = build_model(norm=make_norm_factory(kind), placement="before", dropout=0.5, **fixed, **NETWORKS[network])
+    init_parameters(model, scheme="lsuv", gain=1.0, activation="relu", seed_of=partial(seed_for, 0, "init"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    scale_to_unit_variance(model, x, gain=1.0)
+
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= {name for name, value in before.items() if value.ndim > 1}  # no bias, gamma or statistic
+    variances = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: variances.update({name: output.double().var().item()})
+            )
+    model.train()
+    for module in model.modules():
+        if isinstance(module, Stochastic):
+            module.eval()
+    model(x)
+    assert len(variances) == sum(value.ndim > 1 for value in before.values())
+    assert variances == pytest.approx(dict.fromkeys(variances, 1.0), abs=0.0101)
+
+
+@pytest.mark.parametrize("kind", ["none", "batch", "layer"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_lsuv_gives_recurrent_layers_unit_variance_over_all_steps(name: str, kind: str) -> None:
+    """W_h h of one step alone has another: none at the first, and more from step to step."""
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "tanh"}
+    model = build_model(name, norm=make_norm_factory(kind), placement="before", depth=2, width=16, **fixed)
+    init_parameters(model, scheme="lsuv", gain=1.0, activation="tanh", seed_of=partial(seed_for, 0, "init"))
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    scale_to_unit_variance(model, x, gain=1.0)
+    outputs: dict[str, list[Tensor]] = {}
+    for layer, module in weight_layers(model):
+        module.register_forward_hook(lambda _, __, out, layer=layer: outputs.setdefault(layer, []).append(out.double()))
+    model.train()
+    for _, noise in stochastic_layers(model):
+        noise.eval()
+    model(x)
+    transforms = [f"layers.{index}.{part}" for index in range(2) for part in ("input", "hidden")]
+    assert sorted(outputs) == sorted([*transforms, "head"])
+    assert len(outputs["layers.1.hidden"]) == 8
+    variances = {name: torch.stack(calls).var().item() for name, calls in outputs.items()}
+    assert variances == pytest.approx(dict.fromkeys(outputs, 1.0), abs=0.0101)
+    assert abs(outputs["layers.1.hidden"][-1].var().item() - 1) > 0.05
+
+
+def test_lsuv_keeps_directions_and_ends_in_its_gain() -> None:
+    def scaled(gain: float) -> list[Tensor]:
+        model = build_model(
+            norm=make_norm_factory("none"), placement="before", in_channels=3, image_size=8, num_classes=10,
+            activation="tanh", **NETWORKS["cnn"],
+        )  # fmt: skip
+        init_parameters(model, scheme="lsuv", gain=1.0, activation="tanh", seed_of=partial(seed_for, 0, "init"))
+        start = [p.detach().clone() for p in model.parameters() if p.ndim > 1]
+        x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        scale_to_unit_variance(model, x, gain=gain)
+        end = [p.detach() for p in model.parameters() if p.ndim > 1]
+        for a, b in zip(start, end, strict=True):
+            torch.testing.assert_close(a / a.norm(), b / b.norm())
+        return end
+
+    for one, two in zip(scaled(1.0), scaled(2.0), strict=True):
+        torch.testing.assert_close(2 * one, two)
+
+
+@pytest.mark.parametrize("scheme", ["he", "default"])
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_fixup_scales_first_convolutions_and_silences_branches_and_head(preactivation: bool, scheme: str) -> None:
+    """Torch's default draws biases too."""
+    network = {"name": "resnet", "depth": 14, "width": 4, "preactivation": preactivation, "branch": "fixup"}
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
+    model: Any = build_model(norm=make_norm_factory("none"), placement="before", **fixed, **network)
+    plain: Any = build_model(
+        norm=make_norm_factory("none"), placement="before", **fixed, **network | {"branch": "plain"}
+    )
+    for each in (model, plain):
+        init_parameters(each, scheme=scheme, gain=1.0, activation="relu", seed_of=partial(seed_for, 0, "init"))
+    for block, reference in zip(model.blocks, plain.blocks, strict=True):
+        torch.testing.assert_close(block.unit1.weight.weight, reference.unit1.weight.weight / math.sqrt(6))
+        assert not block.unit2.weight.weight.any()
+        assert block.scale.item() == 1.0
+        assert not block.unit1.weight.bias.any()
+        assert not block.unit2.weight.bias.any()
+    assert not model(torch.randn(2, 3, 8, 8)).any()
+    x = torch.randn(2, 4, 8, 8).relu()
+    assert torch.equal(model.blocks[0](x), x)
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_skipinit_starts_as_its_shortcuts(preactivation: bool) -> None:
+    network = {"name": "resnet", "depth": 14, "width": 4, "preactivation": preactivation, "branch": "skipinit"}
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
+    model: Any = build_model(norm=make_norm_factory("none"), placement="before", **fixed, **network)
+    init_parameters(model, scheme="he", gain=1.0, activation="relu", seed_of=partial(seed_for, 0, "init"))
+    x = torch.randn(2, 4, 8, 8).relu()
+    assert torch.equal(model.blocks[0](x), x)
+    with torch.no_grad():
+        model.blocks[0].scale.fill_(1.0)
+    assert not torch.equal(model.blocks[0](x), x)

@@ -1,4 +1,8 @@
-"""Norm layers against a float64 formula in numpy, against torch.nn and against a textbook's 1-D example."""
+"""Norm layers against a float64 formula in numpy, against torch.nn and against a textbook's 1-D example.
+
+Noisy batch norm is held here without its noise, and batch renormalization at its first step, where both are batch norm;
+what is their own is in test_nn_norm_layers.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +26,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "layer": {},
     "instance": {},
     "ghost": {"ghost_size": GHOST},
+    "batch_renorm": {"r_max": 3.0, "d_max": 5.0, "ramp_steps": 10},
+    "noisy_batch": {"noise_shift": 0.0, "noise_scale": 1.0, "noise_jitter": 0.0},
+    "group_ws": {"num_groups": GROUPS},
 }
 CASES = [(kind, ndim) for kind in OPTIONS for ndim in (4, 2) if (kind, ndim) != ("instance", 2)]
+RUNNING = ["batch", "ghost", "batch_renorm", "noisy_batch"]
 
 
 def set_labels(kind: str, shape: tuple[int, ...]) -> np.ndarray:
     """Which set of values, numbered from 0, every element is normalized in."""
     indices = np.indices(shape)
     n, c = indices[0], indices[1]
-    return {
-        "batch": c,
-        "group": n * GROUPS + c // (C // GROUPS),
-        "layer": n,
-        "instance": n * C + c,
-        "ghost": (n // GHOST) * C + c,
-    }[kind]
+    group = n * GROUPS + c // (C // GROUPS)
+    own = {"group": group, "group_ws": group, "layer": n, "instance": n * C + c, "ghost": (n // GHOST) * C + c}
+    return own.get(kind, c)
 
 
 def set_mean(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -77,15 +81,23 @@ def draw(ndim: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return x, rng.normal(size=shape), rng.uniform(0.5, 1.5, C), rng.normal(size=C)
 
 
-def make_layer(kind: str, ndim: int, dtype: torch.dtype, *, affine: bool = True, **options: Any) -> nn.Module:
+def make_layer(kind: str, ndim: int, dtype: torch.dtype, *, affine: str = "both", **options: Any) -> nn.Module:
     norm = make_norm_factory(kind, eps=EPS, affine=affine, **OPTIONS[kind], **options)
     return norm.make(C, ndim=ndim).to(dtype)
 
 
+def with_affine(layer: Any) -> Any:
+    """The module that has gamma, beta and running statistics: noisy batch norm's is its first part."""
+    return layer[0] if isinstance(layer, nn.Sequential) else layer
+
+
 def set_affine(layer: Any, gamma: np.ndarray, beta: np.ndarray) -> None:
+    """Set what of gamma and beta the layer has."""
+    inner = with_affine(layer)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(gamma))
-        layer.bias.copy_(torch.from_numpy(beta))
+        for parameter, value in ((inner.weight, gamma), (inner.bias, beta)):
+            if parameter is not None:
+                parameter.copy_(torch.from_numpy(value))
 
 
 def run_layer(layer: Any, x: np.ndarray, dy: np.ndarray, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -94,8 +106,11 @@ def run_layer(layer: Any, x: np.ndarray, dy: np.ndarray, dtype: torch.dtype) -> 
     y.backward(torch.from_numpy(dy).to(dtype))
     assert leaf.grad is not None
     out = {"y": y.detach(), "dx": leaf.grad}
-    if layer.weight is not None:
-        out |= {"dgamma": layer.weight.grad, "dbeta": layer.bias.grad}
+    inner = with_affine(layer)
+    if inner.weight is not None:
+        out["dgamma"] = inner.weight.grad
+    if inner.bias is not None:
+        out["dbeta"] = inner.bias.grad
     return out
 
 
@@ -118,15 +133,28 @@ def test_norm_in_training_matches_the_formula(kind: str, ndim: int, dtype: torch
         assert_near(got[name], want[name], tolerance)
 
 
+@pytest.mark.parametrize("affine", ["scale", "shift", "none"])
 @pytest.mark.parametrize(("kind", "ndim"), CASES)
-def test_norm_without_affine_has_no_parameters_and_the_same_arithmetic(kind: str, ndim: int) -> None:
-    x, dy, _, _ = draw(ndim)
-    layer = make_layer(kind, ndim, torch.float64, affine=False)
-    assert not list(layer.parameters())
-    want = reference(x, dy, np.ones(C), np.zeros(C), set_labels(kind, x.shape), EPS)
+def test_norm_with_part_of_its_affine_leaves_the_rest_at_one_and_zero(kind: str, ndim: int, affine: str) -> None:
+    x, dy, gamma, beta = draw(ndim)
+    layer = make_layer(kind, ndim, torch.float64, affine=affine)
+    set_affine(layer, gamma, beta)
+    left = {"scale": ["weight"], "shift": ["bias"], "none": []}[affine]
+    assert [name for name, _ in with_affine(layer).named_parameters()] == left
+    assert len(list(layer.parameters())) == len(left)
+    gamma = gamma if affine == "scale" else np.ones(C)
+    beta = beta if affine == "shift" else np.zeros(C)
+    want = reference(x, dy, gamma, beta, set_labels(kind, x.shape), EPS)
     got = run_layer(layer, x, dy, torch.float64)
-    assert_near(got["y"], want["y"], 1e-10)
-    assert_near(got["dx"], want["dx"], 1e-10)
+    assert set(got) == {"y", "dx", *({"weight": "dgamma", "bias": "dbeta"}[name] for name in left)}
+    for name, value in got.items():
+        assert_near(value, want[name], 1e-10)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_unknown_affine_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"^norm\.affine: 'shfit' is not one of both, scale, shift, none.*'shift'"):
+        make_layer(kind, 4, torch.float64, affine="shfit")
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -134,7 +162,7 @@ def test_norm_without_affine_has_no_parameters_and_the_same_arithmetic(kind: str
 def test_norm_makes_what_torch_nn_has(kind: str, ndim: int, affine: bool) -> None:
     x_np, _, gamma, beta = draw(ndim)
     x = torch.from_numpy(x_np).float()
-    layer = make_layer(kind, ndim, torch.float32, affine=affine)
+    layer = make_layer(kind, ndim, torch.float32, affine="both" if affine else "none")
     if affine:
         set_affine(layer, gamma, beta)
     batch_norm = nn.BatchNorm2d if ndim == 4 else nn.BatchNorm1d
@@ -142,11 +170,12 @@ def test_norm_makes_what_torch_nn_has(kind: str, ndim: int, affine: bool) -> Non
     equivalents = {
         "batch": lambda: batch_norm(C, eps=EPS, affine=False)(x),
         "group": lambda: nn.GroupNorm(GROUPS, C, eps=EPS, affine=False)(x),
+        "group_ws": lambda: nn.GroupNorm(GROUPS, C, eps=EPS, affine=False)(x),
         "layer": lambda: whole_example(x),
         "instance": lambda: nn.InstanceNorm2d(C, eps=EPS)(x),
         "ghost": lambda: torch.cat([batch_norm(C, eps=EPS, affine=False)(ghost) for ghost in x.split(GHOST)]),
     }
-    want = equivalents[kind]().double().numpy()
+    want = equivalents.get(kind, equivalents["batch"])().double().numpy()
     if affine:
         want = want * per_channel(gamma, ndim) + per_channel(beta, ndim)
     assert_near(layer(x), want, 1e-5)
@@ -154,7 +183,7 @@ def test_norm_makes_what_torch_nn_has(kind: str, ndim: int, affine: bool) -> Non
 
 @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 @pytest.mark.parametrize("ndim", [4, 2])
-@pytest.mark.parametrize("kind", ["batch", "ghost"])
+@pytest.mark.parametrize("kind", RUNNING)
 def test_running_statistics_and_evaluation_match_the_formula(kind: str, ndim: int, momentum: float | None) -> None:
     layer: Any = make_layer(kind, ndim, torch.float64, momentum=momentum)
     running_mean, running_var = np.zeros(C), np.ones(C)
@@ -166,10 +195,15 @@ def test_running_statistics_and_evaluation_match_the_formula(kind: str, ndim: in
         axes = tuple(a for a in range(1, ghosts.ndim) if a != 2)
         weight = 1 / step if momentum is None else momentum
         running_mean = (1 - weight) * running_mean + weight * ghosts.mean(axes).mean(0)
-        running_var = (1 - weight) * running_var + weight * ghosts.var(axes, ddof=1).mean(0)
-        assert_near(layer.running_mean, running_mean, 1e-10)
-        assert_near(layer.running_var, running_var, 1e-10)
-        assert int(layer.num_batches_tracked) == step
+        if kind == "batch_renorm":  # whose average is of standard deviations
+            old, new = np.sqrt(running_var + EPS), np.sqrt(ghosts.var(axes).mean(0) + EPS)
+            running_var = ((1 - weight) * old + weight * new) ** 2 - EPS
+        else:
+            running_var = (1 - weight) * running_var + weight * ghosts.var(axes, ddof=1).mean(0)
+        inner = with_affine(layer)
+        assert_near(inner.running_mean, running_mean, 1e-10)
+        assert_near(inner.running_var, running_var, 1e-10)
+        assert int(inner.num_batches_tracked) == step
 
     layer.eval()
     layer.zero_grad()
@@ -258,24 +292,27 @@ def test_statistics_are_fp32_under_bf16_autocast(kind: str, memory_format: torch
     want = reference(x, x, np.ones(C), np.zeros(C), set_labels(kind, x.shape), 1e-5)["y"]
     # a bf16 result carries a relative 2^-9; bf16 statistics would be off by 0.05 and more
     np.testing.assert_allclose(y.detach().double().numpy(), want, rtol=2**-8, atol=2e-3)
-    for buffer in ("running_mean", "running_var"):
-        if hasattr(layer, buffer) and getattr(layer, buffer) is not None:
-            assert getattr(layer, buffer).dtype == torch.float32
-    if kind in ("batch", "ghost"):
-        assert_near(layer.running_mean, 0.1 * x.mean((0, 2, 3)), 1e-5)
+    assert {buffer.dtype for buffer in layer.buffers()} <= {torch.float32, torch.int64}
+    if kind in RUNNING:
+        assert_near(with_affine(layer).running_mean, 0.1 * x.mean((0, 2, 3)), 1e-5)
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_norm_ignores_the_memory_format(kind: str) -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [*OPTIONS, "filter_response"])
+def test_norm_keeps_the_memory_format_and_ignores_it(kind: str, training: bool) -> None:
+    """A convolution behind a norm takes the format that it is given."""
     x, dy, _, _ = draw(4)
-    plain, last = make_layer(kind, 4, torch.float64), make_layer(kind, 4, torch.float64)
-    a = torch.from_numpy(x).requires_grad_()
-    b = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).requires_grad_()
-    for layer, leaf in ((plain, a), (last, b)):
-        layer(leaf).backward(torch.from_numpy(dy))
-    assert a.grad is not None
-    assert b.grad is not None
-    assert_near(b.grad, a.grad, 1e-12)
+    norm = make_norm_factory(kind, eps=EPS, **OPTIONS.get(kind, {}))
+    outs = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        leaf = torch.from_numpy(x).contiguous(memory_format=memory_format).requires_grad_()
+        y = norm.make(C, ndim=4).double().train(training)(leaf)
+        assert y.is_contiguous(memory_format=memory_format)
+        y.backward(torch.from_numpy(dy))
+        assert leaf.grad is not None
+        outs.append((y.detach(), leaf.grad))
+    assert_near(outs[1][0], outs[0][0], 1e-12)
+    assert_near(outs[1][1], outs[0][1], 1e-12)
 
 
 def test_none_is_the_identity() -> None:
@@ -286,11 +323,15 @@ def test_none_is_the_identity() -> None:
 def test_norm_options_are_those_of_the_kind_alone() -> None:
     assert {kind: norm_options(kind) for kind in NORMS} == {
         "none": (),
-        "batch": ("eps", "momentum", "affine"),
+        "batch": ("eps", "momentum", "affine", "freeze_at"),
         "group": ("eps", "affine", "num_groups"),
         "layer": ("eps", "affine"),
         "instance": ("eps", "affine"),
         "ghost": ("eps", "momentum", "affine", "ghost_size"),
+        "batch_renorm": ("eps", "momentum", "affine", "r_max", "d_max", "ramp_steps"),
+        "noisy_batch": ("eps", "momentum", "affine", "noise_shift", "noise_scale", "noise_jitter"),
+        "group_ws": ("eps", "affine", "num_groups"),
+        "filter_response": ("eps", "threshold"),
     }
 
 
@@ -298,7 +339,7 @@ def test_norm_defaults_are_torchs() -> None:
     layer: Any = make_norm_factory("batch").make(C, ndim=4)
     default = nn.BatchNorm2d(C)
     assert type(layer) is nn.BatchNorm2d
-    assert (layer.eps, layer.momentum, layer.affine) == (default.eps, default.momentum, default.affine)
+    assert (layer.eps, layer.momentum) == (default.eps, default.momentum)
     ghost: Any = make_norm_factory("ghost").make(C, ndim=4)
     assert (ghost.eps, ghost.momentum, ghost.ghost_size) == (default.eps, default.momentum, 16)
     group: Any = make_norm_factory("group").make(16, ndim=4)
@@ -320,16 +361,19 @@ def test_group_norm_of_single_units_is_refused() -> None:
         make_norm_factory("group").make(8, ndim=2)
 
 
-def test_instance_norm_of_a_fully_connected_layer_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^norm\.kind: 'instance': .*fully connected"):
-        make_norm_factory("instance").make(C, ndim=2)
+@pytest.mark.parametrize("kind", ["instance", "filter_response"])
+def test_norm_over_positions_of_a_fully_connected_layer_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^norm\.kind: '{kind}': [^\n]*fully connected"):
+        make_norm_factory(kind).make(C, ndim=2)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_instance_norm_of_one_pixel_is_refused(training: bool) -> None:
-    layer = make_norm_factory("instance").make(C, ndim=4).train(training)
-    with pytest.raises(ConfigError, match=r"^norm\.kind: 'instance': .*1×1"):
+@pytest.mark.parametrize("kind", ["instance", "filter_response"])
+def test_norm_over_positions_of_one_pixel_is_refused(kind: str, training: bool) -> None:
+    layer = make_norm_factory(kind).make(C, ndim=4).train(training)
+    with pytest.raises(ConfigError, match=rf"^norm\.kind: '{kind}': [^\n]*1×1"):
         layer(torch.zeros(N, C, 1, 1))
+    assert layer(torch.zeros(1, C, 1, 2)).shape == (1, C, 1, 2)  # two are enough
 
 
 def test_ghost_size_that_does_not_divide_the_batch_is_refused_in_training_only() -> None:
@@ -339,30 +383,86 @@ def test_ghost_size_that_does_not_divide_the_batch_is_refused_in_training_only()
     assert layer.eval()(torch.zeros(N, C, 2, 2)).shape == (N, C, 2, 2)
 
 
-@pytest.mark.parametrize(("kind", "options", "num"), [("batch", {}, 1), ("ghost", {"ghost_size": 1}, N)])
+@pytest.mark.parametrize(
+    ("kind", "options", "num"),
+    [("batch", {}, 1), ("ghost", {"ghost_size": 1}, N), ("batch_renorm", {}, 1), ("noisy_batch", {}, 1)],
+)
 @pytest.mark.parametrize("shape", [(C, 1, 1), (C,)])
-def test_one_value_per_channel_is_torchs_value_error(kind: str, options: Any, num: int, shape: tuple[int, ...]) -> None:
+def test_one_value_per_channel_is_a_value_error_in_training_only(
+    kind: str, options: Any, num: int, shape: tuple[int, ...]
+) -> None:
     layer = make_norm_factory(kind, **options).make(C, ndim=len(shape) + 1)
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match="xpected more than 1 value per channel when training"):
         layer(torch.zeros(num, *shape))
+    assert layer.eval()(torch.zeros(num, *shape)).shape == (num, *shape)
 
 
 def test_replaces_bias_by_kind_and_affine() -> None:
     def answers(kind: str) -> tuple[bool, ...]:
-        return tuple(make_norm_factory(kind, affine=a, **OPTIONS[kind]).replaces_bias for a in (True, False))
+        affines = ("both", "scale", "shift", "none")
+        return tuple(make_norm_factory(kind, affine=affine, **OPTIONS[kind]).replaces_bias for affine in affines)
 
     assert not make_norm_factory("none").replaces_bias
+    assert not make_norm_factory("filter_response").replaces_bias
+    by_mean, by_beta = (True, True, True, True), (True, False, True, False)
+    across_channels = {"group", "layer", "group_ws"}
     assert {kind: answers(kind) for kind in OPTIONS} == {
-        "batch": (True, True),
-        "ghost": (True, True),
-        "instance": (True, True),
-        "group": (True, False),
-        "layer": (True, False),
+        kind: by_beta if kind in across_channels else by_mean for kind in OPTIONS
     }
 
 
-@pytest.mark.parametrize("kind", ["batch", "ghost", "instance"])
+@pytest.mark.parametrize(("affine", "want"), [("both", True), ("scale", False), ("shift", True), ("none", False)])
+def test_batch_norm_whose_mean_freezes_replaces_a_bias_by_its_own_alone(affine: str, want: bool) -> None:
+    for freeze_at in (0, 3):
+        assert make_norm_factory("batch", affine=affine, freeze_at=freeze_at).replaces_bias is want
+    assert make_norm_factory("batch", affine=affine, freeze_at=None).replaces_bias
+    # with frozen statistics a bias does count, and beta / gamma / sigma is as good as one
+    layer: Any = make_norm_factory("batch", affine=affine).make(C, ndim=2).double().eval()
+    x = torch.from_numpy(draw(2)[0])
+    bias = torch.ones(1, C, dtype=torch.float64)
+    moved = layer(x + bias)
+    assert not torch.allclose(moved, layer(x))
+    if want:
+        scale = (1 + layer.eps) ** -0.5  # gamma is 1, and so is the running variance
+        layer.bias.data += scale
+        assert_near(layer(x), moved.detach(), 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["batch", "ghost", "instance", "batch_renorm", "noisy_batch"])
 def test_replaces_bias_because_the_mean_cancels_it(kind: str) -> None:
     x = torch.from_numpy(draw(4)[0])
-    layer = make_layer(kind, 4, torch.float64, affine=False)
-    assert_near(layer(x + torch.randn(1, C, 1, 1, dtype=torch.float64)), layer(x), 1e-12)
+    layer = make_layer(kind, 4, torch.float64, affine="none")
+    moved = make_layer(kind, 4, torch.float64, affine="none")
+    assert_near(moved(x + torch.randn(1, C, 1, 1, dtype=torch.float64)), layer(x), 1e-12)
+
+
+def test_replaces_bias_under_batch_renorm_for_it_would_never_move() -> None:
+    """Past the first step d sees a bias, which the running mean lags behind, but its gradient is 0: d is a constant."""
+    layer = make_layer("batch_renorm", 4, torch.float64)
+    for seed in range(3):
+        x, dy, gamma, beta = draw(4, seed=seed)
+        set_affine(layer, gamma, beta)
+        bias = torch.ones(C, dtype=torch.float64, requires_grad=True)
+        y = layer(torch.from_numpy(x) + bias.view(1, -1, 1, 1))
+        (y * torch.from_numpy(dy)).sum().backward()
+        assert bias.grad is not None
+        assert_near(bias.grad, np.zeros(C), 1e-12)
+
+
+@pytest.mark.parametrize("affine", ["both", "scale", "shift", "none"])
+@pytest.mark.parametrize(
+    ("kind", "ndim"),
+    [(kind, n) for kind in NORMS if "affine" in norm_options(kind) for n in (2, 4) if (kind, n) != ("instance", 2)],
+)
+def test_every_affine_trains_in_bf16(kind: str, affine: str, ndim: int) -> None:
+    options = {"num_groups": 4} if kind.startswith("group") else {"ghost_size": 4} if kind == "ghost" else {}
+    layer = make_norm_factory(kind, affine=affine, **options).make(8, ndim=ndim)
+    x = torch.randn(16, 8, *([3, 3] if ndim == 4 else []), generator=torch.Generator().manual_seed(0))
+    low = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(low)
+    out.float().square().mean().backward()
+    assert low.grad is not None
+    assert low.grad.isfinite().all()
+    if kind != "noisy_batch":  # which draws anew
+        torch.testing.assert_close(out.float(), layer(low.float()), rtol=0.02, atol=0.03)

@@ -1,7 +1,8 @@
-"""The order of weight, norm and activation, as the modules of every network are really called."""
+"""The order of weight, norm, activation and dropout, as the modules of every network are really called."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnexp.errors import ConfigError
 from bnexp.nn import build_model
+from bnexp.nn.layers import Dropout, stochastic_layers
 from bnexp.nn.norms import make_norm_factory
 from bnexp.nn.unit import ACTIVATIONS, Unit, UnitFactory
 
@@ -26,10 +28,19 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def make(network: str, *, kind: str = "batch", placement: str = "before", **norm_options: Any) -> nn.Module:
+def make(
+    network: str,
+    *,
+    kind: str = "batch",
+    placement: str = "before",
+    dropout: float = 0.0,
+    dropout_placement: str = "after",
+    **norm_options: Any,
+) -> nn.Module:
     norm = make_norm_factory(kind, **norm_options)
     fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
-    return build_model(norm=norm, placement=placement, **fixed, **SMALL[network])
+    drop = {"dropout": dropout, "dropout_placement": dropout_placement}
+    return build_model(norm=norm, placement=placement, **fixed, **drop, **SMALL[network])
 
 
 class _Additions(TorchFunctionMode):
@@ -47,7 +58,7 @@ class _Additions(TorchFunctionMode):
 
 @contextmanager
 def recorded_calls(model: nn.Module) -> Iterator[list[str]]:
-    """The modules in the order of their calls: w(eight), n(orm), a(ct), p(ool), h(ead), and + for an addition."""
+    """The modules in the order of their calls: w(eight), n(orm), a(ct), p(ool), d(rop), h(ead); + is an addition."""
     calls: list[str] = []
 
     def note(module: nn.Module, _: Any, __: Any) -> None:
@@ -58,8 +69,8 @@ def recorded_calls(model: nn.Module) -> Iterator[list[str]]:
         leaf = name.rpartition(".")[2]
         if leaf in ("weight", "norm", "act", "head"):
             labels[module] = leaf[0]
-        elif isinstance(module, nn.MaxPool2d):
-            labels[module] = "p"
+        elif isinstance(module, nn.MaxPool2d | Dropout):
+            labels[module] = "p" if isinstance(module, nn.MaxPool2d) else "d"
     handles = [module.register_forward_hook(note) for module in labels]
     with _Additions(calls):
         yield calls
@@ -88,6 +99,125 @@ def test_modules_are_called_in_the_order_of_the_placement(network: str, placemen
     with recorded_calls(model) as calls:
         model(torch.randn(4, 3, 8, 8))
     assert "".join(calls) == EXPECTED[network, placement].replace(" ", "")
+
+
+# network, norm's placement, dropout's placement
+EXPECTED_WITH_DROPOUT = {
+    ("cnn", "before", "before"): "wdna wdna p wdna wdna h",
+    ("cnn", "before", "after"): "wnad wnad p wnad wnad h",
+    ("cnn", "before", "head"): "wna wna p wna wna dh",
+    ("cnn", "after", "before"): "wadn wadn p wadn wadn h",
+    ("cnn", "after", "after"): "wand wand p wand wand h",
+    ("cnn", "after", "head"): "wan wan p wan wan dh",
+    ("vgg", "before", "head"): "wna p wna p wna wna p wna wna wna wna dh",
+    ("vgg", "after", "before"): "wadn p wadn p wadn wadn p wadn wadn wadn wadn h",
+    ("mlp", "before", "before"): "wdna wdna h",
+    ("mlp", "before", "after"): "wnad wnad h",
+    ("mlp", "after", "before"): "wadn wadn h",
+    ("mlp", "after", "after"): "wand wand h",
+    ("mlp", "after", "head"): "wan wan dh",
+    # the unit that ends a residual branch has no activation, and the tail no weight: neither has dropout
+    ("resnet", "before", "before"): "wdna wdnawn+a wdnawn+a wdnawn+a h",
+    ("resnet", "before", "after"): "wnad wnadwn+a wnadwn+a wnadwn+a h",
+    ("resnet", "before", "head"): "wna wnawn+a wnawn+a wnawn+a dh",
+    ("resnet", "after", "before"): "wadn wadnw+an wadnw+an wadnw+an h",
+    ("resnet", "after", "after"): "wand wandw+an wandw+an wandw+an h",
+    # nor the bare stem and the closing norm and activation
+    ("preactivation", "before", "before"): "w dnawdnaw+ dnawdnaw+ dnawdnaw+ na h",
+    ("preactivation", "before", "after"): "w nadwnadw+ nadwnadw+ nadwnadw+ na h",
+    ("preactivation", "after", "before"): "w adnwadnw+ adnwadnw+ adnwadnw+ an h",
+    ("preactivation", "after", "after"): "w andwandw+ andwandw+ andwandw+ an h",
+    ("preactivation", "after", "head"): "w anwanw+ anwanw+ anwanw+ an dh",
+}
+
+
+@pytest.mark.parametrize("kind", ["batch", "none"])
+@pytest.mark.parametrize(("network", "placement", "dropout_placement"), EXPECTED_WITH_DROPOUT)
+def test_dropout_stands_where_its_placement_says(
+    network: str, placement: str, dropout_placement: str, kind: str
+) -> None:
+    model = make(network, kind=kind, placement=placement, dropout=0.1, dropout_placement=dropout_placement)
+    with recorded_calls(model) as calls:
+        model(torch.randn(4, 3, 8, 8))
+    assert "".join(calls) == EXPECTED_WITH_DROPOUT[network, placement, dropout_placement].replace(" ", "")
+
+
+@pytest.mark.parametrize("dropout_placement", ["before", "after", "head"])
+@pytest.mark.parametrize("network", SMALL)
+def test_dropout_adds_no_parameters_and_at_zero_no_module(network: str, dropout_placement: str) -> None:
+    dropped = make(network, dropout=0.2, dropout_placement=dropout_placement)
+    without = make(network, dropout=0.0, dropout_placement=dropout_placement)
+    layers = stochastic_layers(dropped)
+    assert {layer.p for _, layer in layers if isinstance(layer, Dropout)} == {0.2}
+    assert {name.rpartition(".")[2] for name, _ in layers} == {"drop"}
+    assert stochastic_layers(without) == []
+    dropped.load_state_dict(without.state_dict())
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(dropped.eval()(x), without.eval()(x))
+    assert not torch.equal(dropped.train()(x), without.train()(x))
+
+
+def test_head_dropout_is_of_the_last_layers_input() -> None:
+    model: Any = make("cnn", dropout=0.5, dropout_placement="head")
+    seen: list[Tensor] = []
+    model.drop.register_forward_hook(lambda _, inputs, out: seen.extend((inputs[0], out)))
+    logits = model(torch.randn(8, 3, 8, 8))
+    assert seen[0].shape == (8, 8)  # (N, C), pooled
+    torch.testing.assert_close(logits, model.head(seen[1]))
+    kept = seen[1] != 0
+    torch.testing.assert_close(seen[1][kept], 2 * seen[0][kept])
+
+
+def dropped_ones(p: float, shape: tuple[int, ...], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    layer = Dropout(p)
+    layer.reseed(seed, torch.device("cpu"))
+    return layer(torch.ones(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_so_many_and_keeps_the_expected_value(p: float) -> None:
+    y = dropped_ones(p, (50, 20, 10, 10))
+    assert {round(v, 5) for v in y.unique().tolist()} == {0.0, round(1 / (1 - p), 5)}
+    error = math.sqrt(p * (1 - p) / y.numel())
+    assert float((y == 0).double().mean()) == pytest.approx(p, abs=4 * error)
+    assert float(y.double().mean()) == pytest.approx(1, abs=4 * error / (1 - p))
+    # every value by itself: neither whole examples, channels nor positions
+    for axes in ((1, 2, 3), (0, 2, 3), (0, 1)):
+        zeros = (y == 0).double().mean(axes)
+        spread = math.sqrt(p * (1 - p) * zeros.numel() / y.numel())
+        assert float(zeros.std(correction=0)) == pytest.approx(spread, rel=0.5)
+
+
+def test_dropout_is_off_in_evaluation_and_its_gradient_has_the_same_zeros() -> None:
+    layer = Dropout(0.4)
+    x = torch.randn(20, 30, requires_grad=True)
+    assert layer.eval()(x) is x
+    y = layer.train()(x)
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(y, x * x.grad)
+    assert {round(v, 5) for v in x.grad.unique().tolist()} == {0.0, round(1 / 0.6, 5)}
+
+
+def test_dropout_repeats_from_a_seed_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    assert not Dropout(0.5)(torch.ones(100, 10)).all()  # nobody has seeded it
+    first = dropped_ones(0.5, (100, 10))
+    assert torch.equal(dropped_ones(0.5, (100, 10)), first)
+    assert not torch.equal(dropped_ones(0.5, (100, 10), seed=1), first)
+    layer = Dropout(0.5)
+    layer.reseed(0, torch.device("cpu"))
+    assert torch.equal(layer(torch.ones(100, 10)), first)
+    assert not torch.equal(layer(torch.ones(100, 10)), first)  # new each step
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dropout_keeps_dtype_and_memory_format(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    y = Dropout(0.5)(x)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("placement", ["before", "after"])
@@ -139,8 +269,10 @@ def test_weight_has_a_bias_unless_a_norm_replaces_it(network: str) -> None:
     assert biases(kind="batch", placement="after") == {True}
     assert biases(kind="none", placement="before") == {True}
     assert biases(kind="none", placement="after") == {True}
-    assert biases(kind="layer", affine=False) == {True}
-    assert biases(kind="batch", affine=False) == {False}
+    assert biases(kind="layer", affine="none") == {True}
+    assert biases(kind="batch", affine="none") == {False}
+    assert biases(kind="batch", affine="both", freeze_at=1) == {False}
+    assert biases(kind="batch", affine="scale", freeze_at=1) == {True}
 
 
 @pytest.mark.parametrize("network", SMALL)
@@ -193,6 +325,8 @@ def test_unit_factory_refuses_unknown_names() -> None:
         UnitFactory(make_norm_factory("batch"), "behind", "relu")
     with pytest.raises(ConfigError, match=r"^model\.activation: 'rleu' is not one of .*did you mean 'relu'"):
         UnitFactory(make_norm_factory("batch"), "before", "rleu")
+    with pytest.raises(ConfigError, match=r"^model\.dropout_placement: 'behind' is not one of before, after, head"):
+        UnitFactory(make_norm_factory("batch"), "before", "relu", dropout_placement="behind")
 
 
 def test_unit_refuses_an_order_without_its_parts() -> None:

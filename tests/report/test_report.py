@@ -6,102 +6,50 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Callable
+import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fabricate import (
+    CHANCE,
+    PLACEMENT,
+    grid,
+    noise,
+    placement_outcome,
+    write_all,
+    write_run,
+    write_study,
+)
 from scipy import stats as scipy_stats
 
 from bnexp.analysis.frame import load_frame
 from bnexp.analysis.select import own_best_effects, select
-from bnexp.compose import list_studies, request_from_argv
+from bnexp.compose import list_studies
 from bnexp.config import RunConfig, run_config_from_dict
 from bnexp.errors import ConfigError, StoreError
-from bnexp.identity import cell_id, run_id
-from bnexp.records import RunRecord
-from bnexp.report import make_report
+from bnexp.identity import run_id
+from bnexp.report import ReportResult, evaluate, make_report, summarize
 from bnexp.report.words import reading
 from bnexp.store import Store
-from bnexp.study import declaration_hash
 
-CHANCE = 0.1
-Outcome = Callable[[RunConfig], tuple[str, float]]
-ENVIRONMENT = {"bnexp": "0.1.0", "torch": "2.15", "python": "3.11", "device": "cpu (test)", "threads": 1,
-               "git_commit": "abc", "precision": "fp32"}  # fmt: skip
+SMALL = ("norm.placement=before,after", "model.depth=8", "lr=0.03,0.3", "seed=range(4)")
 
 
-def write_run(store: Store, config: RunConfig, status: str, accuracy: float) -> str:
-    measured = None if status == "diverged" else accuracy
-    final = {f"{split}_accuracy": measured for split in ("train", "val", "test")}
-    final |= {f"{split}_loss": None if measured is None else 1 - accuracy for split in ("train", "val", "test")}
-    final |= {f"chance_{split}_accuracy": CHANCE for split in ("train", "val", "test")}
-    name = run_id(config)
-    record = RunRecord(
-        name, cell_id(config), status, config.to_dict(), {}, final,  # type: ignore[arg-type]
-        {"train": 1.0, "eval": 0.1}, ENVIRONMENT, 1234, 3, "ValueError: <b>boom</b>" if status == "failed" else None,
-    )  # fmt: skip
-    store.write_config(name, config.to_dict())
-    rows = [
-        {"epoch": e, "step": e, "train_loss": 1.0, "val_accuracy": accuracy * e / 3, "val_loss": 1.0, "lr": config.lr}
-        for e in range(1, 2 if status == "diverged" else 4)
-    ]
-    store.write_history(name, rows)
-    store.write_record(record)
-    return name
+def tables_of(store: Store, study: str | None) -> dict[str, pd.DataFrame]:
+    """name -> what its CSV file holds, but for what writing and reading may do to it."""
+    return {table.name: table.exact for table in evaluate(store, study).tables}
 
 
-def grid(*argv: str) -> list[RunConfig]:
-    configs = request_from_argv(["-m", "exec.precision=fp32", "epochs=3", *argv]).configs
-    return list({run_id(config): config for config in configs}.values())
+def printed(store: Store, study: str | None) -> str:
+    """What the command line prints, in one line."""
+    return " ".join(summarize(evaluate(store, study)).split())
 
 
-def noise(config: RunConfig, spread: float = 0.004) -> float:
-    """Shared by the arms of a seed, as in a paired experiment, and a little of their own."""
-    own = np.random.default_rng([config.seed, int(config.lr * 1e6), config.norm.placement == "after"]).normal()
-    return float(spread * (np.random.default_rng(config.seed).normal() + 0.3 * own))
-
-
-def write_all(store: Store, configs: list[RunConfig], outcome: Outcome) -> None:
-    for config in configs:
-        write_run(store, config, *outcome(config))
-
-
-def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = False) -> None:
-    spec = list_studies()["placement"]
-    declaration = spec.declaration("small")
-    store.write_study("placement", {
-        "name": "placement", "tier": "small", "declaration": declaration, "hash": declaration_hash(declaration),
-        "exploratory": exploratory, "overrides": ["seed=0,1"] if exploratory else [],
-        "command": "bnexp train -m study=placement", "run_ids": [run_id(config) for config in configs],
-    })  # fmt: skip
-
-
-PLACEMENT = ("norm.placement=before,after", "model=cnn,resnet", "model.depth=8", "model.activation=relu,tanh",
-             "lr=0.03,0.3", "seed=range(8)")  # fmt: skip
-
-
-def placement_outcome(config: RunConfig) -> tuple[str, float]:
-    """After is 3 points better under relu and 2 worse under tanh; 0.3 is the better rate but for one cell."""
-    if config.seed == 5 and config.model.name == "resnet" and config.norm.placement == "after" and config.lr == 0.3:
-        return "diverged", CHANCE
-    sign = {"relu": 0.03, "tanh": -0.02}[config.model.activation] * (config.norm.placement == "after")
-    return "finished", 0.9 + sign + 0.02 * (config.lr == 0.3) + noise(config)
-
-
-def placement_store(root: Path) -> tuple[Store, list[RunConfig]]:
-    store, configs = Store(root), grid(*PLACEMENT)
-    write_all(store, configs, placement_outcome)
-    write_study(store, configs)
-    return store, configs
-
-
-def test_table_numbers_are_those_of_an_independent_computation(tmp_path: Path) -> None:
-    store, configs = placement_store(tmp_path)
-    result = make_report(store, "placement")
-    table = pd.read_csv(result.html.parent / "tables" / "differences.csv").set_index("stratum")
+def test_table_numbers_are_those_of_an_independent_computation(placement_report: ReportResult) -> None:
+    configs = grid(*PLACEMENT)
+    table = pd.read_csv(placement_report.html.parent / "tables" / "differences.csv").set_index("stratum")
     reported = range(2, 8)  # 0 and 1 are tuning seeds
     for model, activation in itertools.product(("cnn", "resnet"), ("relu", "tanh")):
 
@@ -124,10 +72,9 @@ def test_table_numbers_are_those_of_an_independent_computation(tmp_path: Path) -
         assert (row["t_low"], row["t_high"]) == pytest.approx((interval.low, interval.high))
 
 
-def test_a_diverged_run_counts_and_is_named(tmp_path: Path) -> None:
-    store, configs = placement_store(tmp_path)
-    result = make_report(store, "placement")
-    arms = pd.read_csv(result.html.parent / "tables" / "arms.csv")
+def test_a_diverged_run_counts_and_is_named(placement_report: ReportResult) -> None:
+    configs = grid(*PLACEMENT)
+    arms = pd.read_csv(placement_report.html.parent / "tables" / "arms.csv")
     row = arms[(arms["stratum"] == "resnet, relu") & (arms["arm"] == "after")].iloc[0]
     assert (row["n"], row["diverged"], row["finished"]) == (6, 1, 5)
     cell = ("resnet", "relu", "after", 0.3)
@@ -138,16 +85,15 @@ def test_a_diverged_run_counts_and_is_named(tmp_path: Path) -> None:
     ]
     assert min(values) == CHANCE
     assert row["test_accuracy"] == pytest.approx(np.mean(values))
-    assert "1 diverged" in result.table
+    assert "1 diverged" in placement_report.table
     diverged = [run_id(c) for c in configs if placement_outcome(c)[0] == "diverged"]
-    html = result.html.read_text()
+    html = placement_report.html.read_text()
     assert len(diverged) == 2
     assert all(name in html for name in diverged)
 
 
-def test_readings_follow_the_numbers_both_ways(tmp_path: Path) -> None:
-    store, _ = placement_store(tmp_path)
-    text = " ".join(make_report(store, "placement").table.split())
+def test_readings_follow_the_numbers_both_ways(placement_report: ReportResult) -> None:
+    text = " ".join(placement_report.table.split())
     assert re.search(r"cnn, relu: after − before: \+[23]\.\d\d points .*after is higher, on average by at least", text)
     assert re.search(r"cnn, tanh: after − before: −[12]\.\d\d points .*before is higher", text)
 
@@ -177,19 +123,28 @@ def test_reading_says_what_the_interval_says(tmp_path: Path, shift: float, sprea
     assert expected in reading(effect, selection)
 
 
-def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    store, _ = placement_store(tmp_path)
-    first, second = (make_report(store, "placement", out=tmp_path / name).html.parent for name in ("a", "b"))
+def test_same_records_give_the_same_bytes(placement: Store, placement_report: ReportResult, tmp_path: Path) -> None:
+    first, second = placement_report.html.parent, make_report(placement, "placement", out=tmp_path / "b").html.parent
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(files) >= 5 * 3 + 3 * 3 + 1 - 3
     for path in files:
         assert (first / path).read_bytes() == (second / path).read_bytes(), path
 
 
-def test_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> None:
-    store, configs = placement_store(tmp_path)
-    write_run(store, configs[0], "failed", 0.5)
-    html = make_report(store, "placement").html.read_text()
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, ReportResult]:
+    """A study that was changed on the command line; of its runs three runs crashed and one is missing."""
+    store, configs = Store(tmp_path_factory.mktemp("troubled")), grid(*SMALL)
+    write_all(store, configs, placement_outcome)
+    write_study(store, configs, exploratory=True)
+    for config in configs[:3]:
+        write_run(store, config, "failed", 0.5)
+    (store.run_dir(run_id(configs[-1])) / "record.json").unlink()
+    return store, make_report(store, "placement")
+
+
+def test_page_is_self_contained_and_escapes_what_it_shows(troubled: tuple[Store, ReportResult]) -> None:
+    html = troubled[1].html.read_text()
     urls = set(re.findall(r"""(?:src|href)=["']?(?!#)([^"' >]+)""", html))
     assert not urls, urls
     assert "@import" not in html
@@ -201,28 +156,22 @@ def test_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> Non
     assert html.count("<svg") >= 4
 
 
-def test_crashed_missing_and_exploratory_are_said(tmp_path: Path) -> None:
-    store, configs = placement_store(tmp_path)
-    for config in configs[:3]:
-        write_run(store, config, "failed", 0.5)
-    (store.run_dir(run_id(configs[-1])) / "record.json").unlink()
-    write_study(store, configs, exploratory=True)
-    result = make_report(store, "placement")
+def test_crashed_missing_and_exploratory_are_said(troubled: tuple[Store, ReportResult]) -> None:
+    _, result = troubled
     assert "3 runs crashed" in result.table
     assert "1 planned run without a record" in result.table
     html = result.html.read_text()
     assert "Exploratory." in html
-    assert run_id(configs[-1]) in html
+    assert run_id(grid(*SMALL)[-1]) in html
     table = pd.read_csv(result.html.parent / "tables" / "differences.csv")
     assert table["unpaired_seeds"].notna().any()
 
 
-def test_an_arm_without_tuning_runs_is_said(tmp_path: Path) -> None:
-    store, configs = placement_store(tmp_path)
-    for config in configs:
+def test_an_arm_without_tuning_runs_is_said(own_placement: Store) -> None:
+    for config in grid(*PLACEMENT):
         if config.seed < 2 and config.model.name == "cnn" and config.norm.placement == "after":
-            (store.run_dir(run_id(config)) / "record.json").unlink()
-    text = " ".join(make_report(store, "placement").table.split())
+            (own_placement.run_dir(run_id(config)) / "record.json").unlink()
+    text = printed(own_placement, "placement")
     assert "No tuning run has ended for after (cnn, relu); after (cnn, tanh)" in text
 
 
@@ -264,7 +213,7 @@ def test_ladder_of_learning_rates_says_how_far_each_arm_goes(tmp_path: Path) -> 
         return ("finished", 0.9) if healthy else ("diverged", CHANCE)
 
     write_all(store, grid("norm=none,batch", "lr=0.01,0.1,1,10,100", "seed=0,1"), outcome)
-    text = " ".join(make_report(store, None).table.split())
+    text = printed(store, None)
     assert "largest learning rate with at least 80 % healthy runs is 1 for batch and 0.1 for no norm." in text
 
 
@@ -280,28 +229,28 @@ def test_one_run_alone_and_all_diverged_still_make_a_report(tmp_path: Path) -> N
 
 
 def test_report_replaces_its_own_files_only(tmp_path: Path) -> None:
-    store, _ = placement_store(tmp_path)
+    store = Store(tmp_path / "results")
+    write_all(store, grid("norm=none,batch", "seed=0,1"), lambda c: ("finished", 0.9 + noise(c)))
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "batch-size.png").write_text("of an earlier report that had batch sizes")
     for mine in ("notes.txt", "figures/my-diagram.pdf"):  # --out may well be the folder of a paper
         (out / mine).write_text("mine")
-    make_report(store, "placement", out=out)
+    make_report(store, None, out=out)
     assert not (out / "figures" / "batch-size.png").exists()
     assert (out / "figures" / "final.png").exists()
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "figures" / "my-diagram.pdf").read_text() == "mine"
 
 
-def test_report_refusals(tmp_path: Path) -> None:
+def test_report_refusals(placement: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run has ended yet"):
         make_report(Store(tmp_path), None)
-    store, _ = placement_store(tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'placement'"):
-        make_report(store, "placment")
+        make_report(placement, "placment")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
-        make_report(store, "placement", out=tmp_path / "file" / "x")
+        make_report(placement, "placement", out=tmp_path / "file" / "x")
 
 
 def test_keys_that_differ_with_the_arm_are_named(tmp_path: Path) -> None:
@@ -310,14 +259,13 @@ def test_keys_that_differ_with_the_arm_are_named(tmp_path: Path) -> None:
         raw = copy.deepcopy(config.to_dict())
         raw["optim"]["weight_decay"] = 0.1 if config.norm.kind == "none" else 0.0
         write_run(store, run_config_from_dict(json.loads(json.dumps(raw))), "finished", 0.9)
-    assert "differ in optim.weight_decay too" in make_report(store, None).table
+    assert "differ in optim.weight_decay too" in printed(store, None)
 
 
 def test_arms_of_other_axes_when_the_norm_does_not_vary(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_all(store, grid("model.activation=relu,tanh", "seed=0,1"), lambda c: ("finished", 0.9 + noise(c)))
-    arms: Any = pd.read_csv(make_report(store, None).html.parent / "tables" / "arms.csv")["arm"]
-    assert set(arms) == {"relu", "tanh"}
+    assert set(tables_of(store, None)["arms"]["arm"]) == {"relu", "tanh"}
 
 
 def test_arms_pair_only_where_the_factor_alone_differs(tmp_path: Path) -> None:
@@ -325,7 +273,7 @@ def test_arms_pair_only_where_the_factor_alone_differs(tmp_path: Path) -> None:
     configs = grid("norm=batch,group", "norm.placement=before,after", "model.depth=8", "seed=range(8)")
     write_all(store, configs, lambda c: ("finished", 0.9 + noise(c)))
     write_study(store, configs, exploratory=True)
-    table = pd.read_csv(make_report(store, "placement").html.parent / "tables" / "differences.csv")
+    table = tables_of(store, "placement")["differences"]
     assert set(zip(table["control"], table["treatment"], strict=True)) == {
         ("before, batch", "after, batch"),
         ("before, group", "after, group"),
@@ -337,56 +285,44 @@ def test_a_stratum_without_the_control_still_compares_what_it_has(tmp_path: Path
     both = grid("norm=batch", "norm.placement=before,after", "model.depth=8", "seed=0,1,2")
     bare = grid("norm=none,batch", "model.depth=4", "seed=0,1,2")
     write_all(store, both + bare, lambda c: ("finished", 0.9 + noise(c)))
-    table = pd.read_csv(make_report(store, None).html.parent / "tables" / "differences.csv")
+    table = tables_of(store, None)["differences"]
     pairs = {row.stratum: (row.control, row.treatment) for row in table.itertuples()}
     assert pairs == {"depth 4": ("no norm", "batch, before"), "depth 8": ("batch, after", "batch, before")}
 
 
-def test_an_arm_without_tuning_runs_is_named_and_not_given_the_smallest_rate(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    configs = grid(*PLACEMENT)
-    cell = ("cnn", "relu", "after")
-
-    def of(config: RunConfig) -> tuple[str, str, str | None]:
-        return config.model.name, config.model.activation, config.norm.placement
-
-    write_all(store, [c for c in configs if of(c) != cell or c.seed > 1], placement_outcome)
-    write_study(store, configs)
-    result = make_report(store, "placement")
-    arms = pd.read_csv(result.html.parent / "tables" / "arms.csv").set_index(["stratum", "arm"])
+def test_an_arm_without_tuning_runs_is_named_and_not_given_the_smallest_rate(own_placement: Store) -> None:
+    for config in grid(*PLACEMENT):
+        of = (config.model.name, config.model.activation, config.norm.placement)
+        if of == ("cnn", "relu", "after") and config.seed < 2:
+            shutil.rmtree(own_placement.run_dir(run_id(config)))
+    numbers = evaluate(own_placement, "placement")
+    (arms,) = [table.exact.set_index(["stratum", "arm"]) for table in numbers.tables if table.name == "arms"]
     assert arms.loc[("cnn, relu", "after"), "lr"] == 0.3  # two points better than 0.03
-    assert "No tuning run has ended for after (cnn, relu)" in " ".join(result.table.split())
+    assert "No tuning run has ended for after (cnn, relu)" in " ".join(summarize(numbers).split())
 
 
-def test_a_search_cut_short_is_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    configs = grid(*PLACEMENT)
-    lost = [c for c in configs if (c.model.name, c.model.activation, c.norm.placement, c.lr, c.seed)
-            == ("cnn", "relu", "after", 0.3, 1)]  # fmt: skip
-    write_all(store, [c for c in configs if c not in lost], placement_outcome)
-    write_study(store, configs)
-    text = " ".join(make_report(store, "placement").table.split())
-    assert len(lost) == 1
+def test_a_search_cut_short_is_named(own_placement: Store) -> None:
+    (lost,) = [c for c in grid(*PLACEMENT) if (c.model.name, c.model.activation, c.norm.placement, c.lr, c.seed)
+               == ("cnn", "relu", "after", 0.3, 1)]  # fmt: skip
+    assert "The search was not the same" not in printed(own_placement, "placement")
+    (own_placement.run_dir(run_id(lost)) / "record.json").unlink()
+    text = printed(own_placement, "placement")
     assert "not at all tuning seeds: after (cnn, relu) at 0.3. The search was not the same" in text
-    write_all(store, lost, placement_outcome)
-    assert "The search was not the same" not in " ".join(make_report(store, "placement").table.split())
 
 
 def test_a_study_half_done_keeps_its_arms(tmp_path: Path) -> None:
     store, configs = Store(tmp_path), grid(*PLACEMENT)
     write_all(store, [c for c in configs if c.norm.placement == "before"], placement_outcome)
     write_study(store, configs)
-    arms = pd.read_csv(make_report(store, "placement").html.parent / "tables" / "arms.csv")
+    arms = tables_of(store, "placement")["arms"]
     assert set(arms["arm"]) == {"before"}
     assert set(arms["stratum"]) == {"cnn, relu", "cnn, tanh", "resnet, relu", "resnet, tanh"}
 
 
-def test_a_reading_names_the_runs_at_chance_behind_it(tmp_path: Path) -> None:
-    store, _ = placement_store(tmp_path)
-    result = make_report(store, "placement")
-    text = " ".join(result.table.split())
+def test_a_reading_names_the_runs_at_chance_behind_it(placement_report: ReportResult) -> None:
+    text = " ".join(placement_report.table.split())
     assert text.count("1 pair holds a diverged (scored at chance) or collapsed run") == 2
-    table = pd.read_csv(result.html.parent / "tables" / "differences.csv").set_index("stratum")
+    table = pd.read_csv(placement_report.html.parent / "tables" / "differences.csv").set_index("stratum")
     assert table.loc["resnet, relu", "unhealthy_seeds"] == 5
     assert table.loc[["cnn, relu", "cnn, tanh"], "unhealthy_seeds"].isna().all()
 
@@ -397,7 +333,7 @@ def test_the_printed_summary_fits_a_hundred_columns(tmp_path: Path) -> None:
                    "model.activation=relu,leaky_relu",
                    "data.augment=none,crop_flip", "lr=0.01,0.1", "seed=0,1")  # fmt: skip
     write_all(store, configs, lambda c: ("collapsed" if c.seed else "finished", 0.9 + noise(c)))
-    table = make_report(store, None).table
+    table = summarize(evaluate(store, None))
     assert max(map(len, table.splitlines())) <= 100
     assert "batch, before" in table
 
@@ -407,12 +343,14 @@ def test_values_that_round_alike_are_told_apart(tmp_path: Path) -> None:
     write_all(
         store, grid("norm=none,batch", "data.train_limit=1234567,1234568", "seed=0,1"), lambda _: ("finished", 0.9)
     )
-    arms = pd.read_csv(make_report(store, None).html.parent / "tables" / "arms.csv")
+    arms = tables_of(store, None)["arms"]
     assert set(arms["stratum"]) == {"train limit 1234567", "train limit 1234568"}
 
 
 def test_a_frozen_study_without_its_command_still_reports(tmp_path: Path) -> None:
-    store, _ = placement_store(tmp_path)
+    store, configs = Store(tmp_path), grid("norm.placement=before,after", "model.depth=8", "seed=0,2")
+    write_all(store, configs, placement_outcome)
+    write_study(store, configs)
     frozen = store.study("placement")
     assert frozen is not None
     del frozen["command"]
@@ -420,16 +358,16 @@ def test_a_frozen_study_without_its_command_still_reports(tmp_path: Path) -> Non
     assert "bnexp report placement" in make_report(store, "placement").html.read_text()
 
 
-def test_a_lost_history_is_not_drawn_as_chance(tmp_path: Path) -> None:
+def test_a_lost_history_is_not_drawn_as_chance(own_placement: Store) -> None:
     import matplotlib.figure
 
     from bnexp.report.figures import draw_curves
 
-    store, configs = placement_store(tmp_path)
-    for config in configs:
+    for config in grid(*PLACEMENT):
         if config.seed == 3 and placement_outcome(config)[0] == "finished":
-            (store.run_dir(run_id(config)) / "history.jsonl").unlink()
-    drawn = draw_curves(select(load_frame(store, None).runs, list_studies()["placement"]), store)
+            (own_placement.run_dir(run_id(config)) / "history.jsonl").unlink()
+    selection = select(load_frame(own_placement, None).runs, list_studies()["placement"])
+    drawn = draw_curves(selection, own_placement)
     assert drawn is not None
     figure: matplotlib.figure.Figure = drawn[0]
     (panel,) = [axis for axis in figure.axes if axis.get_title() == "cnn, relu"]

@@ -1,0 +1,94 @@
+"""The layers of a network, found by what they are: what probes, evaluation and initialization need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+PARTS = ("weight", "norm", "act", "drop")  # children of a unit, whose own name stands for the layer
+
+
+class Stochastic(nn.Module):
+    """A layer that draws random numbers in training, from a generator of its own and never from the global one."""
+
+    generator: torch.Generator | None = None
+
+    def reseed(self, seed: int, device: torch.device) -> None:
+        """Start a new sequence of draws; called once an epoch, so that a resumed run draws the same numbers."""
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def own_generator(self, device: torch.device) -> torch.Generator | None:
+        """The generator, made here where nobody has seeded it; none on the meta device, which draws nothing."""
+        if self.generator is None and device.type != "meta":
+            self.reseed(0, device)
+        return self.generator
+
+
+class Dropout(Stochastic):
+    """Zero each value with probability `p` in training and scale the rest by 1 / (1 − p)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.own_generator(x.device))
+        return x * kept.div_(1 - self.p)
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Take these hooks away at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_name(module_name: str) -> str:
+    """`units.0.norm` is layer `units.0`: weight, norm and activation of one unit share a name."""
+    parts = module_name.split(".")
+    for index, part in enumerate(parts):
+        if part in PARTS and index > 0:
+            return ".".join(parts[:index])
+        if part == "input_norm":
+            return ".".join(parts[: index + 1])
+    return module_name
+
+
+def weight_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every convolution and linear layer in the order of construction, which is that of the forward pass."""
+    return [(layer_name(n), m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def activation_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every activation, named by its layer."""
+    return [(layer_name(name), module) for name, module in model.named_modules() if name.rpartition(".")[2] == "act"]
+
+
+def norm_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every norm that has parameters or statistics, named by its layer; one over time steps counts once."""
+    found = [(n, m) for n, m in model.named_modules() if n.rpartition(".")[2] in ("norm", "input_norm")]
+    return [(layer_name(name), module) for name, module in found if module.state_dict()]
+
+
+def running_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module with running statistics, by its full name."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "running_mean", None), Tensor)
+        and isinstance(getattr(module, "running_var", None), Tensor)
+    ]
+
+
+def stochastic_layers(model: nn.Module) -> list[tuple[str, Stochastic]]:
+    """Every layer that draws random numbers, by its full name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Stochastic)]
