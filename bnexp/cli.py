@@ -12,7 +12,7 @@ from bnexp.errors import BnexpError, ConfigError
 USAGE = """bnexp: the laboratory for batch normalization
 
   bnexp train [KEY=VALUE ...]              train one run; with no argument, a CNN with batch norm on embedded digits
-  bnexp train -m lr=0.01,0.1 norm=none,batch seed=range(5)
+  bnexp train -m lr=0.01,0.1 norm=none,batch 'seed=range(5)'
                                            a grid of runs; finished ones are never repeated, interrupted ones resume
   bnexp train -m study=placement           a declared study
   bnexp plan ...same arguments as train    what would run, and for how long; trains nothing
@@ -58,24 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complete(argv: list[str]) -> int:
-    """What the shell asks for at a TAB: the subcommands are ours, everything behind train and plan is Hydra's."""
+    """What the shell asks for at a TAB: the subcommands are ours, what stands behind train and plan is composed."""
+    argument = argv[0] if argv else "install=bash"
+    known = [f"{task}={shell}" for task in ("install", "query", "uninstall") for shell in ("bash", "fish", "zsh")]
+    if argument not in known:
+        raise ConfigError("--shell-completion", got=argument, choices=known)
     words = os.environ.get("COMP_LINE", "").split(" ")
-    if argv and argv[0].startswith("query=") and len(words) < 3:
-        print(" ".join(COMMANDS))
+    if argument.startswith("query=") and len(words) < 3:
+        print(("\n" if argument == "query=fish" else " ").join(COMMANDS))
         return 0
-    if argv and argv[0].startswith("query=") and words[1] not in ("train", "plan"):
+    if argument.startswith("query=") and words[1] not in ("train", "plan"):
         return 0
     from bnexp import compose
 
-    compose.complete(argv[0] if argv else "install=bash")
+    compose.complete(argument)
     return 0
 
 
 def _train(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
-        from bnexp.choices import help_text
+        from bnexp.choices import help_text, split_config_dir
 
-        print(help_text(), end="")
+        print(help_text(split_config_dir(argv)[0]), end="")
         return 0
     from bnexp import compose
 

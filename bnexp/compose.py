@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnexp.choices import choices, config_root, groups
+from bnexp.choices import choice_names, choices, config_root, groups, is_ours, split_config_dir
 from bnexp.config import ExecConfig, RunConfig, exec_config_from_dict, run_config_from_dict
 from bnexp.errors import ConfigError
 from bnexp.plugins import GROUPS as PLUGIN_AXES
-from bnexp.plugins import plugin_names, plugin_options
+from bnexp.plugins import plugin_error, plugin_names, plugin_options
 from bnexp.request import Request, StudyRequest
 from bnexp.section import unknown_key
 from bnexp.study import TIERS, StudySpec, study_from_dict
@@ -38,8 +39,8 @@ from bnexp.study import TIERS, StudySpec, study_from_dict
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 # Overrides that say where a run runs, and not what a study is.
 NOT_PART_OF_A_STUDY = ("exec", "results", "data.root", "probes")
-# what bnexp itself passes to a model of a user's package
-BUILT_IN_ARGUMENTS = ("in_channels", "image_size", "num_classes", "depth", "width", "units")
+# what stands between the names in `[gradients,shift]`, `rms,batch` and `choice(rms,batch)`
+BETWEEN_NAMES = re.compile(r"[\s,()\[\]{}'\":]+")
 
 
 @dataclass
@@ -80,6 +81,8 @@ def run_under_hydra(argv: Sequence[str], task: Callable[[RunConfig, ExecConfig],
     if study is not None and plugins:
         hint = "a study is frozen and executed by bnexp itself: leave out the launcher or sweeper"
         raise ConfigError("study", got=study.spec.name, hint=hint)
+    with _one_line_errors():
+        _check_plain_choices(overrides, parsed.config_dir)
 
     def job(raw: DictConfig) -> float | None:
         return task(*_validate(raw))
@@ -92,10 +95,53 @@ def run_under_hydra(argv: Sequence[str], task: Callable[[RunConfig, ExecConfig],
 
 
 def complete(argument: str) -> None:
-    """Answer a shell's question for completions, or print the script that makes it ask: `install=bash`."""
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    # Hydra knows nothing of subcommands, and options stop it
-    os.environ["COMP_LINE"] = " ".join(["bnexp", *(w for w in words[2:] if not w.startswith("-"))])
+    """Answer a shell that asks at a TAB, `query=bash`, or print the script that makes it ask, `install=bash`."""
+    task, _, shell = argument.partition("=")
+    if task != "query":
+        _ask_hydra_to_complete(argument)
+        return
+    words = os.environ.get("COMP_LINE", "").split(" ")[2:]
+    with suppress(Exception):  # whatever is wrong with a half-typed line, a TAB says nothing
+        config_dir, before = split_config_dir(words[:-1])
+        given = [stripped for word in before if "=" in (stripped := word.strip("'\"")) and not stripped.startswith("-")]
+        word = words[-1].lstrip("'\"")
+        found = _complete_choice(word, given, config_dir)
+        if found is not None:
+            print(("\n" if shell == "fish" else " ").join(found))
+        elif not word.startswith("-"):
+            chosen = _last_choices(given, config_dir)
+            with _search_path(config_dir, chosen) as search:
+                os.environ["COMP_LINE"] = " ".join(["bnexp", *chosen, search, word])
+                _ask_hydra_to_complete(argument)
+
+
+def _complete_choice(word: str, given: Sequence[str], config_dir: Path | None) -> list[str] | None:
+    """`GROUP=PARTIAL`, also within a list or a grid, with every choice that fits; None for any other word."""
+    group, is_value, value = word.partition("=")
+    if not is_value or group not in (*groups(config_dir), "study", "tier"):
+        return None
+    cut = max(value.rfind(mark) for mark in "[,(") + 1
+    named = dict(o.partition("=")[::2] for o in given)
+    if group != "tier":
+        names = choice_names(group, config_dir)
+    elif "study" in named:
+        names = list(_load_study(choices("study", config_dir)[named["study"]]).tiers)
+    else:
+        names = list(TIERS)
+    taken = BETWEEN_NAMES.split(value[:cut])
+    return [f"{group}={value[:cut]}{name}" for name in names if name.startswith(value[cut:]) and name not in taken]
+
+
+def _last_choices(given: Sequence[str], config_dir: Path | None) -> list[str]:
+    """What decides which keys there are: the choice of each group, of several in a grid the last."""
+    known = groups(config_dir)
+    pairs = [o.partition("=")[::2] for o in given]
+    pairs = [(key, value) for key, value in pairs if key in known and "(" not in value]
+    return [f"{key}={value if value.startswith('[') else value.rpartition(',')[2]}" for key, value in pairs]
+
+
+def _ask_hydra_to_complete(argument: str) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it would print what it raises
     sys.argv = ["bnexp", "-sc", argument]
     hydra_main(config_path=str(config_root()), config_name="train", version_base="1.3")(lambda config: None)()
 
@@ -109,16 +155,12 @@ def list_studies(config_dir: Path | None = None) -> dict[str, StudySpec]:
 
 
 def _parse_argv(argv: Sequence[str]) -> _Argv:
-    parsed = _Argv()
-    rest = iter(argv)
+    config_dir, words = split_config_dir(argv)
+    parsed = _Argv(config_dir=config_dir)
+    rest = iter(words)
     for word in rest:
         if word in ("-m", "--multirun"):
             parsed.multirun = True
-        elif word in ("-cd", "--config-dir") or word.startswith("--config-dir="):
-            value = word.partition("=")[2] or next(rest, None)
-            parsed.config_dir = None if value is None else Path(value).absolute()
-            if parsed.config_dir is None or not parsed.config_dir.is_dir():
-                raise ConfigError("--config-dir", got=value, hint="not a folder")
         elif word in ("--cfg", "-c", "--package", "-p"):
             parsed.flags += [word, *itertools.islice(rest, 1)]
         elif word in ("--info", "-i"):
@@ -199,13 +241,15 @@ def _split_overrides(overrides: list[str], parsed: _Argv) -> tuple[dict[str, str
         if not override.is_sweep_override():
             plain[key] = text.partition("=")[2]
             continue
-        if not parsed.multirun:
-            raise ConfigError(
-                key, got=text.partition("=")[2], hint=f"several values are a grid; add -m: bnexp train -m {text}"
-            )
+        if key == "probes":
+            _refuse_probes_as_grid(text.partition("=")[2])
         if _is_outside_study(key):
             raise ConfigError(
                 key, got=text.partition("=")[2], hint="where runs are executed cannot be an axis of a grid"
+            )
+        if not parsed.multirun:
+            raise ConfigError(
+                key, got=text.partition("=")[2], hint=f"several values are a grid; add -m: bnexp train -m {text}"
             )
         try:
             axes[key] = [str(value) for value in override.sweep_string_iterator()]
@@ -213,6 +257,12 @@ def _split_overrides(overrides: list[str], parsed: _Argv) -> tuple[dict[str, str
             hint = f"a grid needs a list, choice(...) or range(...): {_first_line(error)}"
             raise ConfigError(key, got=text.partition("=")[2], hint=hint) from error
     return plain, axes
+
+
+def _refuse_probes_as_grid(value: str) -> None:
+    """The spelling that everybody tries first: probes=gradients,shift."""
+    if re.fullmatch(r"\w+(,\w+)+", value):
+        raise ConfigError("probes", got=value, hint=f"several probes are a list: probes=[{value}]")
 
 
 # --- composing
@@ -256,13 +306,29 @@ def _compose_grid(
     return configs, exec_config
 
 
+def _check_plain_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
+    """`_check_choice` for what Hydra will compose itself; what is no plain name or list is left to it."""
+    known = groups(config_dir)
+    for key, _, value in (o.partition("=") for o in overrides):
+        if key == "probes":
+            _refuse_probes_as_grid(value)
+        if key in known and not re.search(r"[(*$'\"]", value):
+            for name in [value] if value.startswith("[") else value.split(","):
+                _check_choice(key, name.strip(), config_dir)
+
+
 def _check_choice(group: str, value: str, config_dir: Path | None) -> None:
     """Raises ConfigError where a group has no such choice; of probes, several may be chosen at once."""
-    found = [*choices(group, config_dir), *(plugin_names(group) if group in PLUGIN_AXES else ())]
+    found = choice_names(group, config_dir)
     wanted = _parse_value(group, value) if value.startswith("[") else [value]
     for name in wanted:
         if name not in found:
-            raise ConfigError(group, got=name, choices=found)
+            hint = "several are a list, probes=[gradients,shift], and none of them probes=[]"
+            raise ConfigError(group, got=name, choices=found, hint=hint if group == "probes" else "")
+        _refuse_shadow(group, name)
+        path = choices(group, config_dir).get(name)
+        if path is not None and not is_ours(group, name):
+            _require_mapping(_read_yaml(path), path)
     if value.startswith("[") and group != "probes":
         raise ConfigError(group, got=value, hint=f"one at a time, or a grid: -m {group}={','.join(map(str, wanted))}")
 
@@ -273,9 +339,11 @@ def _search_path(config_dir: Path | None, overrides: Sequence[str]) -> Iterator[
     found = [] if config_dir is None else [config_dir]
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         for axis in PLUGIN_AXES:
-            words = {w for o in overrides if o.partition("=")[0] == axis for w in o.partition("=")[2].split(",")}
-            for name in words.intersection(plugin_names(axis)):
-                _write_plugin_choice(Path(folder), axis, name)
+            values = [value for key, _, value in (o.partition("=") for o in overrides) if key == axis]
+            words = {word for value in values for word in BETWEEN_NAMES.split(value)}
+            for name in sorted(words.intersection(plugin_names(axis))):
+                if not is_ours(axis, name):  # which `_validate` refuses
+                    _write_plugin_choice(Path(folder), axis, name)
         yield f"hydra.searchpath=[{','.join(f'file://{path}' for path in (*found, folder))}]"
 
 
@@ -288,7 +356,7 @@ def _write_plugin_choice(folder: Path, axis: str, name: str) -> None:
     else:
         section |= {"name": name}
     if axis != "data":
-        section |= plugin_options(axis, name, given=BUILT_IN_ARGUMENTS)
+        section |= plugin_options(axis, name)
     (folder / axis).mkdir(exist_ok=True)
     (folder / axis / f"{name}.yaml").write_text(yaml.safe_dump(section))
 
@@ -303,11 +371,20 @@ def _validate(raw: DictConfig | dict[str, Any]) -> tuple[RunConfig, ExecConfig]:
     execution |= {"data_root": data.pop("root", None), "results": plain["results"], "probes": plain["probes"]}
     try:
         run |= {"data": data, "precision": execution.pop("precision")}
-        return run_config_from_dict(run), exec_config_from_dict(execution)
+        config = run_config_from_dict(run)
+        for axis, name in (("data", config.data.name), ("model", config.model.name), ("norm", config.norm.kind)):
+            _refuse_shadow(axis, name)
+        return config, exec_config_from_dict(execution)
     except ConfigError as error:
         if error.key == "precision":
             raise ConfigError("exec.precision", got=error.got, choices=error.choices) from None
         raise
+
+
+def _refuse_shadow(axis: str, name: str) -> None:
+    """Raises ConfigError where a package adds a choice of the name of one of ours: which of them was meant?"""
+    if axis in PLUGIN_AXES and name in plugin_names(axis) and is_ours(axis, name):
+        raise plugin_error(axis, name, f"has the name of bnexp's own {axis}={name}: rename that entry point")
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -317,10 +394,26 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
+        _refuse_option_of_probe(raw, key, value)
         raise unknown_key(key, [*_leaves(raw), "study", "tier"])
     if isinstance(node[leaf], dict):
-        raise ConfigError(key, got=value, choices=choices(key, None))
+        keys = ", ".join(_leaves(node[leaf], f"{key}."))
+        hint = f"this is a group of keys; set one of them: {keys}" if keys else "this has no keys to set"
+        chosen = "; what is measured is what probes=[...] lists" if parents == ["probes"] else ""
+        raise ConfigError(key, got=value, hint=f"{hint}{chosen}")
     node[leaf] = value
+
+
+def _refuse_option_of_probe(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Raises ConfigError for an option of a probe that is not chosen, or that has none."""
+    group, name = [*key.split("."), ""][:2]
+    if group != "probes" or name not in choices("probes", None):
+        return
+    probes = ",".join([*(probe for probe in raw["probes"] if probe != name), name])
+    if not _read_yaml(choices("probes", None)[name])[name]:
+        raise ConfigError(key, got=value, hint=f"this probe has no options; probes=[{probes}] chooses it")
+    if name not in raw["probes"]:
+        raise ConfigError(key, got=value, hint=f"choose this probe first: probes=[{probes}]")
 
 
 def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -348,11 +441,21 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def _load_study(path: Path) -> StudySpec:
+    raw = _read_yaml(path)
+    _require_mapping(raw, path)
+    return study_from_dict(raw)
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        raw = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise _yaml_error(error, path) from error
-    return study_from_dict(raw)
+
+
+def _require_mapping(raw: Any, path: Path) -> None:
+    if raw is not None and not isinstance(raw, Mapping):
+        raise ConfigError("YAML", got=str(path), hint=f"expected a mapping of keys, KEY: VALUE; it holds {raw!r}")
 
 
 class _one_line_errors:

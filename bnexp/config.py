@@ -292,16 +292,16 @@ def _norm(raw: Any) -> NormConfig:
 def _where(section: Section) -> str:
     """A list of layers is their sum; which layers there are is known once the network is built."""
     value = section.take("where")
-    if value is None:
-        return "none"
+    if value is None or value in ([], ()):
+        hint = "expected layers, such as all, first or all-2; none of them: norm.where=none"
+        raise ConfigError("norm.where", got=value, hint=hint)
     return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _options(section: Section, names: Sequence[str] | None) -> Options:
     """The options of a choice; of one that a user's package added (None), whatever keys are left."""
     if names is None:
-        known = {"kind", "placement", "where", *ModelConfig.__dataclass_fields__}
-        left = sorted(set(section.raw) - known)
+        left = sorted(set(section.raw) - section.read)
         return tuple((name, section.plain(name)) for name in left)
     return tuple((name, section.checked(name, *CHECKS[section.prefix, name])) for name in names)
 

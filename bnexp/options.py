@@ -18,7 +18,7 @@ NORM_OPTIONS: dict[str, tuple[str, ...]] = {
     "group_ws": ("eps", "affine", "num_groups"),
     "filter_response": ("eps", "threshold"),
 }
-_RECURRENT = ("sequence", "permute", "step_statistics", "gamma_init", "train_steps")
+_RECURRENT = ("sequence", "permute", "step_statistics", "gamma_init", "initial_noise", "train_steps")
 MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
     "cnn": (),
     "vgg": (),
@@ -86,6 +86,7 @@ CHECKS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("model", "permute"): ("boolean", {}),
     ("model", "step_statistics"): ("choice", {"choices": STEP_STATISTICS}),
     ("model", "gamma_init"): ("number", {"above": 0}),
+    ("model", "initial_noise"): ("number", {"at_least": 0}),
     ("model", "train_steps"): ("optional_integer", {"at_least": 1}),
     ("probes", "every"): ("integer", {"at_least": 1}),
 }

@@ -31,6 +31,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         "cells": len(cells),
         "runs": len(plan.runs),
         "done": plan.count("done"),
+        "measure": plan.count("measure"),
         "resume": plan.count("resume"),
         "todo": plan.count("todo") + plan.count("retry"),
         "minutes": round(seconds / 60, 4),
@@ -43,9 +44,10 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     merged = plan.num_composed - len(plan.runs)
     note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
     states = f"{summary['done']} done, {summary['resume']} to resume, {summary['todo']} to do"
+    states += f", {summary['measure']} to measure" if summary["measure"] else ""
     print(f"{_counted(len(plan.runs), 'run')} in {_counted(len(cells), 'cell')}{note}: {states}")
     for run in plan.runs[:MOST_SHOWN]:
-        print(f"  {run.run_id}  {run.state:6}  {describe(run.config, request.swept)}".rstrip())
+        print(f"  {run.run_id}  {run.state:7}  {describe(run.config, request.swept)}".rstrip())
     if len(plan.runs) > MOST_SHOWN:
         print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
@@ -62,6 +64,8 @@ def estimate_seconds(plan: Plan) -> float:
     step_seconds: dict[RunConfig, float] = {}
     total = 0.0
     for run in plan.todo:
+        if run.state == "measure":  # trained already
+            continue
         data = plan.worker.data(run.config.data)
         shape = replace(run.config, seed=0, lr=1e-4, epochs=10**9)
         if shape not in step_seconds:

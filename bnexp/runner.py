@@ -13,9 +13,9 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
-from bnexp.engine.build import HostData, check_network, load_host_data, settle_where
+from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.device import resolve_device, resolve_precision
-from bnexp.engine.execute import Worker
+from bnexp.engine.execute import MEASURED_AFTERWARDS, Worker
 from bnexp.engine.process import execute_processes
 from bnexp.engine.serial import execute_serial
 from bnexp.errors import ConfigError, StoreError
@@ -25,7 +25,7 @@ from bnexp.request import Request, StudyRequest
 from bnexp.store import Store
 from bnexp.study import declaration_hash
 
-State = Literal["done", "resume", "retry", "todo"]
+State = Literal["done", "measure", "resume", "retry", "todo"]
 # where the choice of a config group is written in a run's config
 GROUP_LABELS = {
     "data": "data.name",
@@ -90,7 +90,7 @@ def make_plan(request: Request) -> Plan:
 def resolve_runs(
     configs: Sequence[RunConfig], exec_config: ExecConfig, hosts: dict[DataConfig, HostData]
 ) -> dict[str, RunConfig]:
-    """Run id -> config with its precision and the data's fingerprint settled; equal runs merge, order is kept.
+    """Run id -> config with precision, the data's fingerprint and plug-ins' code settled; equal runs merge in order.
 
     Args:
         hosts: filled with the data sets that had to be read.
@@ -103,7 +103,7 @@ def resolve_runs(
         if config.data not in raw_hosts:
             raw_hosts[config.data] = load_host_data(config.data, exec_config.data_root)
         host = raw_hosts[config.data]
-        config = settle_where(config, host.images)
+        config = settle_plugins(settle_where(config, host.images))
         shape = replace(config, seed=0, lr=1.0, epochs=10**9)  # what shapes do not depend on
         if shape not in checked:
             check_network(config, host.images, len(host.split.train))
@@ -204,6 +204,12 @@ def _state(store: Store, name: str, exec_config: ExecConfig) -> State:
     record = store.record(name)
     if record is not None and record.has_ended_with(exec_config.probes):
         return "done"
+    if (
+        record is not None
+        and record.status != "failed"
+        and set(record.unmeasured(exec_config.probes)) <= MEASURED_AFTERWARDS
+    ):
+        return "measure"
     if store.checkpoint_path(name).exists():
         return "resume"
     return "retry" if record is not None and record.status == "failed" else "todo"
@@ -273,6 +279,7 @@ def _opening(plan: Plan) -> str:
     merged = plan.num_composed - len(plan.runs)
     parts = [f"{plan.count('done')} done", f"{plan.count('resume')} to resume"]
     parts += [f"{plan.count('retry')} to retry", f"{plan.count('todo')} to do"]
+    parts += [f"{plan.count('measure')} to measure"] if plan.count("measure") else []
     note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
     workers = f"{plan.slots} at a time, {plan.worker.threads} thread{'s' * (plan.worker.threads > 1)} each"
     return f"{len(plan.runs)} runs{note}: {', '.join(parts)}; on {plan.worker.device}, {workers}"

@@ -77,8 +77,10 @@ class Section:
     def plain(self, name: str) -> Any:
         """A value that is kept as it is: null, a flag, a number or a text."""
         value = self.take(name)
-        if not isinstance(value, bool | int | float | str | None):
-            raise ConfigError(self.key(name), got=value, hint="expected null, true or false, a number or a text")
+        if not isinstance(value, bool | int | float | str | None) or (
+            isinstance(value, float) and not math.isfinite(value)  # JSON has no name for it
+        ):
+            raise ConfigError(self.key(name), got=value, hint="expected null, true or false, a finite number or a text")
         return value
 
     def checked(self, name: str, method: str, bounds: Mapping[str, Any]) -> Any:
@@ -96,4 +98,4 @@ def unknown_key(key: str, known: Sequence[str]) -> ConfigError:
     stem, _, leaf = key.rpartition(".")
     siblings = [name for name in sorted(set(known)) if name.rpartition(".")[0] == stem]
     shown = ", ".join(siblings or (name for name in sorted(set(known)) if "." not in name))
-    return ConfigError(key, got=leaf, hint=f"no such key; keys here: {shown}{did_you_mean(key, known)}")
+    return ConfigError(key, got=leaf, hint=f"no such key; keys here: {shown or 'none'}{did_you_mean(key, known)}")

@@ -38,13 +38,14 @@ def _umask() -> int:
     return mask
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path, needle: str = "") -> list[dict[str, Any]]:
+    """The JSON lines, up to one that is not whole, that have this text in them."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
     rows = []
-    for line in lines:
+    for line in (line for line in lines if needle in line):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -163,9 +164,13 @@ class Store:
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_atomic(self.run_dir(run_id) / "probes.jsonl", text)
 
-    def probes(self, run_id: str) -> list[dict[str, Any]]:
-        """What the probes of a run measured, one dict a number, in order; empty where there were none."""
-        return _read_rows(self.run_dir(run_id) / "probes.jsonl")
+    def probes(self, run_id: str, probe: str | None = None) -> list[dict[str, Any]]:
+        """What the probes of a run, or one of them, measured: one dict a number, in order; empty where there were none.
+
+        A run may have tens of thousands of numbers: lines of other probes are not parsed.
+        """
+        needle = "" if probe is None else json.dumps({"probe": probe})[1:-1]
+        return _read_rows(self.run_dir(run_id) / "probes.jsonl", needle)
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:

@@ -49,7 +49,7 @@ IOFFE = (
 )
 SANTURKAR = (
     "data=folder data.root=$CIFAR data.image_size=32 data.train_limit=10000 model.depth=6 model.width=16 epochs=6 "
-    "exec.precision=fp32 probes=[shift,landscape] probes.shift.every=50 probes.landscape.every=50"
+    "exec.precision=fp32 probes=[shift,landscape,statistics] probes.shift.every=50 probes.landscape.every=50"
 )
 RECURRENT = (
     "data=mnist data.root=$MNIST model=lstm model.width=100 batch_size=256 epochs=4 optim=rmsprop optim.clip_norm=1 "
@@ -67,20 +67,21 @@ RECIPES = {
     "santurkar-cifar": Recipe(
         "Santurkar et al. 2018, figures 1, 2 and 4: no norm, batch norm and batch norm with noise behind it, on 10,000 "
         "images of CIFAR-10 (JPEG copies). Do accuracies follow the shift of the gradients, or the smoothness of the "
-        "loss?",
-        (f"train -m {SANTURKAR} norm=none,batch,noisy_batch lr=0.01,0.03,0.1 seed=range(3)",),
+        "loss? The noise is there in training alone, so that running statistics are those of noisy inputs: the "
+        "noisy arm's accuracy is the one with precise statistics, in the last table and figure.",
+        (f"train -m {SANTURKAR} norm=none,batch,noisy_batch lr=0.03,0.1 seed=range(3)",),
     ),
     "recurrent-mnist": Recipe(
         "LSTM and LSTM with batch norm per time step (Cooijmans et al. 2016) on MNIST read row by row, at one learning "
-        "rate for all: whether each trains, not which is better. The first and last rows of a digit are blank in "
-        "nearly every image, so that the statistics of these steps are those of rare outliers: with the usual eps of "
-        "1e-5, evaluation with running statistics fails. The other arms change one thing each: gamma starting at 1, "
-        "and statistics shared over the steps.",
+        "rate for all: whether each trains, not which is better. The first rows of a digit are blank in nearly every "
+        "image, so that states hardly vary there, and batch norm divides by next to nothing: without the paper's noise "
+        "on the first state, evaluation with running statistics fails. The other arms change one thing each too: gamma "
+        "starting at 1 in place of 0.1, and running statistics shared over the steps.",
         (
             f"train -m {RECURRENT} norm=none seed=range(3)",
-            f"train -m {RECURRENT} norm=batch norm.eps=0.1,0.01,1e-5 seed=range(3)",
-            f"train -m {RECURRENT} norm=batch norm.eps=0.1 model.gamma_init=1.0 seed=range(3)",
-            f"train -m {RECURRENT} norm=batch norm.eps=0.1 model.step_statistics=shared seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.initial_noise=0.1,0 seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.gamma_init=1.0 seed=range(3)",
+            f"train -m {RECURRENT} norm=batch model.step_statistics=shared seed=range(3)",
         ),
     ),
 }
@@ -144,8 +145,12 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
         "```",
         result.table,
         "```",
-        "",
     ]
+    measured = result.html.parent / "tables" / "probes.md"
+    lines += ["", measured.read_text().rstrip()] if measured.exists() else []
+    for figure in result.figures:
+        lines += ["", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption]
+    lines.append("")
     (folder / "README.md").write_text("\n".join(lines))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bnexp.choices import config_root
+from bnexp.choices import HELP, config_root
 from bnexp.cli import COMMANDS, USAGE, main
 
 Bnexp = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,21 +105,94 @@ def test_train_help_lists_every_choice_with_a_line_of_its_own(bnexp: Bnexp) -> N
     assert all(f"  {key}: " in shown.stdout for key in ("lr", "batch_size", "epochs", "seed", "probes", "results"))
 
 
-def completions(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, line: str) -> set[str]:
-    monkeypatch.setenv("COMP_LINE", line)
-    monkeypatch.setenv("COMP_POINT", str(len(line)))
-    done = bnexp("-sc", "query=bash")
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+def test_train_help_lists_the_users_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "mine.yaml").write_text("# Batch norm with a slow average.\ndefaults: [batch]\n")
+    assert main(["train", "--config-dir", str(tmp_path), "--help"]) == 0
+    assert re.search("mine +Batch norm with a slow average.", capsys.readouterr().out)
 
 
-def test_shell_completes_commands_choices_and_keys(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_the_help_can_be_pasted_into_a_shell() -> None:
+    for text in (USAGE, HELP):
+        assert "'seed=range(5)'" in text
+        assert not re.search(r" \w+=\S*[(\[]", text.replace("$(", ""))
+
+
+@pytest.fixture
+def complete(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], set[str]]:
+    def ask(line: str) -> set[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", sys.argv)
+        assert main(["-sc", "query=bash"]) == 0
+        shown = capsys.readouterr()
+        assert shown.err == ""
+        return set(shown.out.split())
+
+    return ask
+
+
+def test_shell_asks_a_process_of_its_own(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "complete " in bnexp("-sc", "install=bash").stdout
-    assert {"train", "plan", "status", "report"} <= completions(bnexp, monkeypatch, "bnexp ")
-    assert {"norm=batch", "norm=batch_renorm"} <= completions(bnexp, monkeypatch, "bnexp train -m lr=0.1 norm=b")
-    assert {"probes=shift", "probes=statistics"} <= completions(bnexp, monkeypatch, "bnexp plan probes=s")
-    assert "norm.placement=" in completions(bnexp, monkeypatch, "bnexp train norm.pl")
-    assert completions(bnexp, monkeypatch, "bnexp status norm=b") == set()
+    monkeypatch.setenv("COMP_LINE", "bnexp train norm.pl")
+    assert bnexp("-sc", "query=bash").stdout == "norm.placement=\n"
+    monkeypatch.setenv("COMP_LINE", "bnexp train norm=gr")
+    assert bnexp("-sc", "query=fish").stdout == "norm=group\nnorm=group_ws\n"
+
+
+def test_shell_completes_commands_choices_and_keys(complete: Callable[[str], set[str]]) -> None:
+    assert {"train", "plan", "status", "report"} <= complete("bnexp ")
+    assert complete("bnexp train -m lr=0.1 norm=batch") == {"norm=batch", "norm=batch_renorm"}
+    assert complete("bnexp train -m lr=0.1 norm=batch,gh") == {"norm=batch,ghost"}
+    assert complete("bnexp plan probes=s") == {"probes=shift", "probes=statistics"}
+    assert complete("bnexp plan probes=[s") == {"probes=[shift", "probes=[statistics"}
+    assert complete("bnexp plan 'probes=[shift,s") == {"probes=[shift,statistics"}
+    assert complete("bnexp train -m study=pl") == {"study=placement"}
+    assert complete("bnexp train -m study=placement tier=") == {"tier=small", "tier=medium"}
+    assert complete("bnexp train norm.pl") == {"norm.placement="}
+    assert complete("bnexp train -m study=placement --cfg job 'seed=range(3)' norm=batch,ghost norm.gh") == {
+        "norm.ghost_size="
+    }
+    assert complete("bnexp status norm=b") == set()
+
+
+def test_shell_completes_the_users_files(complete: Callable[[str], set[str]], tmp_path: Path) -> None:
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "mine.yaml").write_text("defaults: [batch]\nmomentum: 0.01\n")
+    assert complete(f"bnexp train --config-dir {tmp_path} norm=m") == {"norm=mine"}
+    assert complete(f"bnexp train --config-dir={tmp_path} norm=mine norm.mo") == {"norm.momentum="}
+
+
+def test_a_tab_behind_nonsense_says_nothing(complete: Callable[[str], set[str]], tmp_path: Path) -> None:
+    for line in ("norm=btach norm.pl", "norm.eps.x.", "--config-dir", "--config-dir ", "-m study=x tier=",
+                 f"--config-dir {tmp_path}/none norm=b"):  # fmt: skip
+        assert complete(f"bnexp train {line}") == set()
+
+
+@pytest.mark.parametrize("argument", ["install=foo", "query=foo", "bogus", "install"])
+def test_an_unknown_shell_is_one_line(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-sc", argument]) == 2
+    shown = capsys.readouterr().err
+    assert "install=bash, install=fish, install=zsh" in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("probes=gradients,shift", "several probes are a list: probes=[gradients,shift]"),
+        ("probes=none", "none of them probes=[]"),
+        ("norm=btach", "did you mean 'batch'"),
+        ("norm=[a", "Hydra could not compose this"),
+    ],
+)
+def test_a_wrong_choice_is_explained_where_hydra_composes(
+    override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--cfg", "job", override]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
 
 
 def test_cfg_comes_from_hydra(bnexp: Bnexp) -> None:

@@ -125,7 +125,19 @@ def test_probes_are_chosen_as_a_list_and_are_no_part_of_the_run() -> None:
         (["probes=[gradients,shfit]"], "probes: 'shfit' is not one of .*did you mean 'shift'"),
         (["probes=shift", "probes.shift.evry=2"], r"probes\.shift\.evry.*did you mean 'probes\.shift\.every'"),
         (["probes=shift", "probes.shift.every=0"], r"probes\.shift\.every: 0: expected a whole number of at least 1"),
-        (["-m", "probes=shift,gradients"], "cannot be an axis of a grid"),
+        (["-m", "probes=shift,gradients"], r"several probes are a list: probes=\[shift,gradients\]"),
+        (["probes=gradients,shift"], r"several probes are a list: probes=\[gradients,shift\]"),
+        (["probes=[shift],[gradients]"], "cannot be an axis of a grid"),
+        (["probes=none"], r"probes: 'none' is not one of .*none of them probes=\[\]"),
+        (["probes=null"], r"probes: 'null' is not one of .*none of them probes=\[\]"),
+        (["probes=shift", "probes.shift=null"], r"probes\.shift: None: .*set one of them: probes\.shift\.every"),
+        (["probes=shift", "probes.shift={every:3}"], r"probes\.shift: .*set one of them: probes\.shift\.every"),
+        (["probes.gradients.every=5"], r"gradients\.every: 5: choose this probe first: probes=\[gradients\]"),
+        (["probes.gradients=null"], r"gradients: None: choose this probe first: probes=\[gradients\]"),
+        (["probes=[shift]", "probes.gradients.every=3"], r"probes\.gradients\.every: 3: .*probes=\[shift,gradients\]"),
+        (["probes.statistics.every=3"], r"this probe has no options; probes=\[statistics\] chooses it"),
+        (["probes=statistics", "probes.statistics.every=3"], "this probe has no options"),
+        (["probes=statistics", "probes.statistics=null"], "this has no keys to set"),
         (["norm=[batch,group]"], "norm: .*one at a time, or a grid: -m norm=batch,group"),
     ],
 )
@@ -137,6 +149,32 @@ def test_probes_and_lists_that_cannot_be_used_are_refused(argv: list[str], messa
 def test_where_may_be_a_list() -> None:
     (config,) = request_from_argv(["norm.where=[0,2]"]).configs
     assert config.norm.where == "0+2"
+
+
+@pytest.mark.parametrize("value", ["[]", "null"])
+def test_where_must_say_something(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"norm\.where: (\[\]|None): .*none of them: norm\.where=none"):
+        request_from_argv([f"norm.where={value}"])
+
+
+@pytest.mark.parametrize("argv", [["norm=mine"], ["-m", "norm=mine,batch"], ["-m", "study=mine"]])
+def test_yaml_file_that_holds_no_mapping_is_named(argv: list[str], tmp_path: Path) -> None:
+    for group in ("norm", "study"):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text("[kind, batch]\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*expected a mapping of keys, KEY: VALUE; it holds \['kind'"):
+        request_from_argv(["--config-dir", str(tmp_path), *argv])
+
+
+@pytest.mark.parametrize("name", ["norm/batch.yaml", "train.yaml"])
+def test_users_file_named_as_one_of_ours_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("eps: 1\n")
+    for argv in ([], ["norm=layer"]):
+        with pytest.raises(ConfigError, match=f"--config-dir: .*holds {name}, and bnexp has a file of that name"):
+            request_from_argv(["--config-dir", str(tmp_path), *argv])
+    assert request_from_argv(["--config-dir", str(config_root())]).configs
 
 
 def test_yaml_syntax_error_is_one_line_with_file_and_line(tmp_path: Path) -> None:

@@ -69,11 +69,7 @@ def load_probes(
     """
     kept = []
     for run_id in run_ids:
-        rows = [
-            row
-            for row in store.probes(run_id)
-            if (probe is None or row["probe"] == probe) and (not quantities or row["quantity"] in quantities)
-        ]
+        rows = [row for row in store.probes(run_id, probe) if not quantities or row["quantity"] in quantities]
         if rows:
             table = pd.DataFrame(rows).assign(run_id=run_id)
             table["value"] = table["value"].astype("float64")

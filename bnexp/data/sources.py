@@ -16,7 +16,7 @@ from filelock import FileLock
 from bnexp.data.folder import load_folder
 from bnexp.data.imageset import ImageSet
 from bnexp.errors import ConfigError, DataError
-from bnexp.plugins import load_plugin, plugin_error, plugin_names, require_signature
+from bnexp.plugins import load_plugin, plugin_error, plugin_errors, plugin_names, require_signature
 
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_SPLIT_SEED = 0
@@ -76,14 +76,17 @@ def load_plugin_images(name: str, root: Path | None) -> ImageSet:
     """What a user's package gives, checked; its fingerprint is the hash of all of it.
 
     Raises:
-        ConfigError: it is not (train_images, train_labels, test_images, test_labels) as `plugins` describes them.
+        ConfigError: it raises, or is not (train_images, train_labels, test_images, test_labels) as `plugins`
+            describes them.
     """
     source = load_plugin("data", name)
     require_signature("data", name, source, "one argument, the root folder or None", root)
-    found = source(root)
+    with plugin_errors("data", name, f"failed on data.root={root}"):
+        found = source(root)
     if not isinstance(found, tuple) or len(found) != 4:
         raise plugin_error("data", name, "must give (train_images, train_labels, test_images, test_labels)")
-    train_images, train_labels, test_images, test_labels = (np.asarray(array) for array in found)
+    with plugin_errors("data", name, "gave what is no array"):
+        train_images, train_labels, test_images, test_labels = (np.asarray(array) for array in found)
     num_classes = 0
     for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):

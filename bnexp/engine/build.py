@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,18 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnexp.config import NO_NORM, DataConfig, OptimConfig, RunConfig
+from bnexp.config import NO_NORM, DataConfig, NormConfig, OptimConfig, Options, RunConfig
 from bnexp.data import ImageSet, Split, channel_statistics, load_images, split_train_val
 from bnexp.errors import ConfigError
 from bnexp.nn import MODELS, NORMS, build_model, count_norm_positions
 from bnexp.nn.init import init_parameters, scale_to_unit_variance
 from bnexp.nn.layers import norm_layers
-from bnexp.nn.norms import make_norm_factory
+from bnexp.nn.norms import Norm, UserNorm, make_norm_factory
 from bnexp.nn.where import canonical_where
-from bnexp.plugins import plugin_error
+from bnexp.plugins import code_of, plugin_error, plugin_errors, plugin_options
 from bnexp.seeding import seed_for
 
 LSUV_IMAGES = 256
+MADE_BY_PLUGIN = "bnexp_made_by_plugin"  # an attribute of each layer that a user's norm made
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,18 @@ def to_device(host: HostData, device: torch.device) -> DeviceData:
 def build_network(config: RunConfig, *, in_channels: int, image_size: int, num_classes: int) -> nn.Module:
     """The network with torch's own initial values, on the current default device.
 
+    What a user's package draws from PyTorch's global generator depends on the run's seed alone, and the caller's
+    generator stands afterwards where it stood.
+
     Raises:
         ConfigError: depth, width or norm do not fit together, or nothing is left to train.
     """
-    arguments = _network_arguments(config, in_channels, image_size, num_classes)
-    model = build_model(config.model.name, where=config.norm.where or "all", **arguments)
+    if config.model.init == "lsuv" and dict(config.model.options).get("branch") == "fixup":
+        hint = "would undo what model.branch=fixup does; choose one of them"
+        raise ConfigError("model.init", got=config.model.init, hint=hint)
+    with _building(config):
+        arguments = _network_arguments(config, in_channels, image_size, num_classes)
+        model = build_model(config.model.name, where=config.norm.where or "all", **arguments)
     if config.optim.trainable == "norm":
         _train_only_norms(model)
     return model
@@ -125,12 +135,54 @@ def _network_arguments(config: RunConfig, in_channels: int, image_size: int, num
         "depth": config.model.depth,
         "width": config.model.width,
         "activation": config.model.activation,
-        "norm": make_norm_factory(config.norm.kind, **dict(config.norm.options)),
+        "norm": _norm(config.norm),
         "placement": config.norm.placement or "before",
         "dropout": config.model.dropout,
         "dropout_placement": config.model.dropout_placement or "after",
-        **dict(config.model.options),
+        **_constructor_options(config.model.options),
     }
+
+
+def _constructor_options(options: Options) -> dict[str, Any]:
+    """All but `code`, which says what a user's package was and is no option of it."""
+    return {name: value for name, value in options if name != "code"}
+
+
+def _norm(config: NormConfig) -> Norm:
+    options = _constructor_options(config.options)
+    if config.kind in NORMS:
+        return make_norm_factory(config.kind, **options)
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
+    with plugin_errors("norm", config.kind, f"could not be made with {given or 'no options'}"):
+        norm = make_norm_factory(config.kind, **options)
+    assert isinstance(norm, UserNorm)
+    return _NamedNorm(norm.kind, norm.made)
+
+
+class _NamedNorm(UserNorm):
+    """A norm from a user's package that is named where its code raises."""
+
+    @property
+    def replaces_bias(self) -> bool:
+        with plugin_errors("norm", self.kind, "failed in replaces_bias"):
+            return super().replaces_bias
+
+    def make(self, num_features: int, *, ndim: int) -> nn.Module:
+        with plugin_errors("norm", self.kind, f"failed in make({num_features}, ndim={ndim})"):
+            layer = super().make(num_features, ndim=ndim)
+            setattr(layer, MADE_BY_PLUGIN, True)
+        return layer
+
+
+@contextmanager
+def _building(config: RunConfig) -> Iterator[None]:
+    """Random numbers from the run's seed, and the name of a user's model where its code raises."""
+    name = config.model.name
+    with torch.random.fork_rng(devices=[]), (
+        nullcontext() if name in MODELS else plugin_errors("model", name, "could not be built")
+    ):  # fmt: skip
+        torch.default_generator.manual_seed(seed_for(config.seed, "build"))
+        yield
 
 
 def _train_only_norms(model: nn.Module) -> None:
@@ -151,9 +203,40 @@ def settle_where(config: RunConfig, images: ImageSet) -> RunConfig:
     """
     if config.norm.where in (None, "all"):
         return config
-    arguments = _network_arguments(config, images.in_channels, images.image_size, images.num_classes)
-    where = canonical_where(config.norm.where or "", count_norm_positions(config.model.name, **arguments))
-    return replace(config, norm=NO_NORM if where == "none" else replace(config.norm, where=where))
+    with _building(config):
+        arguments = _network_arguments(config, images.in_channels, images.image_size, images.num_classes)
+        count = count_norm_positions(config.model.name, **arguments)
+    where = canonical_where(config.norm.where or "", count)
+    if where == "none":
+        return replace(config, norm=NO_NORM)
+    placement = "before" if where == "input" else config.norm.placement  # no activation is near: one run, not two
+    return replace(config, norm=replace(config.norm, where=where, placement=placement))
+
+
+def settle_plugins(config: RunConfig) -> RunConfig:
+    """The config with the code of what a user's package brought, and its numbers in one spelling.
+
+    Edited code is another run; `norm.gain=1` and `norm.gain=1.0` are one.
+    """
+    model, norm = config.model, config.norm
+    if model.name not in MODELS:
+        model = replace(model, options=_settled_options("model", model.name, model.options))
+    if norm.kind not in NORMS:
+        norm = replace(norm, options=_settled_options("norm", norm.kind, norm.options))
+    return replace(config, model=model, norm=norm)
+
+
+def _settled_options(axis: str, name: str, options: Options) -> Options:
+    defaults = plugin_options(axis, name)
+    settled = {key: _as_type_of(defaults.get(key), value) for key, value in options}
+    return tuple(sorted((settled | {"code": code_of(axis, name)}).items()))
+
+
+def _as_type_of(default: Any, value: Any) -> Any:
+    """A number as the kind of number that its default is, where that loses nothing."""
+    if type(default) is float and type(value) is int:
+        return float(value)
+    return int(value) if type(default) is int and type(value) is float and value.is_integer() else value
 
 
 def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
@@ -167,7 +250,8 @@ def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
     )
     if config.model.init == "lsuv":
         generator = torch.Generator().manual_seed(seed_for(config.seed, "lsuv"))
-        index = torch.randperm(len(data.train_y), generator=generator)[:LSUV_IMAGES].to(data.train_x.device)
+        num = max(1, LSUV_IMAGES // config.batch_size) * config.batch_size  # whole batches: ghost norm needs them
+        index = torch.randperm(len(data.train_y), generator=generator)[:num].to(data.train_x.device)
         model.to(data.train_x.device)
         scale_to_unit_variance(model, normalize(data.train_x[index], data), gain=config.model.init_gain)
 
@@ -189,7 +273,7 @@ def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
         raise ConfigError("batch_size", got=config.batch_size, hint=f"there are only {num_train} training examples")
     foreign = config.norm.kind not in NORMS or config.model.name not in MODELS
     num = 2 if foreign else config.batch_size
-    with torch.device("cpu" if foreign else "meta"):
+    with torch.device("cpu" if foreign else "meta"), torch.random.fork_rng(devices=[]):
         model = build_network(
             config, in_channels=images.in_channels, image_size=images.image_size, num_classes=images.num_classes
         )
@@ -197,18 +281,49 @@ def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
             # a cumulative average reads its count on the host, which meta has none of; shapes do not depend on it
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.momentum is None:
                 module.momentum = 0.0
-        try:
-            logits = model(torch.zeros(num, images.in_channels, images.image_size, images.image_size))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=layer"
-            raise ConfigError("batch_size", got=config.batch_size, hint=hint) from error
-    if not isinstance(logits, Tensor) or logits.shape != (num, images.num_classes):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise plugin_error(
-            "model", config.model.name, f"returned {got} where logits ({num}, {images.num_classes}) are due"
+        _check_forward(
+            model, config, torch.zeros(num, images.in_channels, images.image_size, images.image_size), images
         )
+
+
+def _check_forward(model: nn.Module, config: RunConfig, x: Tensor, images: ImageSet) -> None:
+    foreign = config.model.name not in MODELS
+    _name_norm_errors(model, config.norm.kind)
+    try:
+        with plugin_errors("model", config.model.name, _in_forward(x)) if foreign else nullcontext():
+            logits = model(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        hint = f"norm={config.norm.kind} needs more than one value per channel: use a larger batch, or norm=layer"
+        raise ConfigError("batch_size", got=config.batch_size, hint=hint) from error
+    if not isinstance(logits, Tensor) or logits.shape != (len(x), images.num_classes):
+        assert foreign
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        due = f"returned {got} where logits ({len(x)}, {images.num_classes}) are due"
+        raise plugin_error("model", config.model.name, due)
+
+
+def _name_norm_errors(model: nn.Module, kind: str) -> None:
+    """Let every layer that a user's norm made say so where it raises. For a network that is thrown away."""
+
+    def named(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Tensor, *rest: Any) -> Any:
+            with plugin_errors("norm", kind, _in_forward(x)):
+                y = forward(x, *rest)
+            if isinstance(y, Tensor) and y.dtype != x.dtype:
+                raise plugin_error("norm", kind, f"returned {y.dtype} for an input of {x.dtype}")
+            return y
+
+        return call
+
+    for layer in model.modules():
+        if getattr(layer, MADE_BY_PLUGIN, False):
+            layer.forward = named(layer.forward)
+
+
+def _in_forward(x: Tensor) -> str:
+    return f"failed in forward on {tuple(x.shape)}"
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:

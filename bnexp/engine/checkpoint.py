@@ -50,8 +50,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state_dict atomically; `torch.load(path)` reads it anywhere."""
-    _save(path, {name: tensor.cpu() for name, tensor in weights.items()})
+    """Write a state_dict atomically; `torch.load(path)` reads it anywhere. What shares memory still does."""
+    on_cpu: dict[object, Tensor] = {}
+    _save(path, {name: on_cpu.setdefault((t.data_ptr(), t.shape), t.cpu()) for name, t in weights.items()})
 
 
 def load_weights(path: Path) -> dict[str, Tensor] | None:

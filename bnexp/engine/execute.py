@@ -15,14 +15,18 @@ from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
 from bnexp.engine.checkpoint import load_weights, save_weights
 from bnexp.engine.device import environment
-from bnexp.engine.loop import Checkpointing, measure_trained, train_run
+from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
+from bnexp.errors import RunError
 from bnexp.identity import cell_id, run_id
-from bnexp.probes import END_PROBES
+from bnexp.probes import END_PROBES, STEP_PROBES
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
 # a killed sweep's workers notice within a second and free their locks; a run locked for longer runs elsewhere
 LOCK_SECONDS = 5.0
+# probes of a trained network, which need its weights and no training
+MEASURED_AFTERWARDS = frozenset(END_PROBES)
+TIMES = ("train_seconds", "images_per_second")
 
 
 @dataclass
@@ -59,6 +63,9 @@ def execute_run(
 ) -> RunRecord | None:
     """Train one run, unless its record is there, and write its record; an exception becomes a failed record.
 
+    A run that has ended and lacks probes keeps its numbers: those of a trained network are measured from its weights,
+    and for the others the training is repeated beside it.
+
     Returns:
         The record, or None when another process is training this run.
     """
@@ -67,51 +74,21 @@ def execute_run(
         with store.lock(name, timeout_seconds=LOCK_SECONDS) as held:
             if not held:
                 return None
-            done = store.record(name)
-            if done is not None and done.has_ended_with(worker.exec.probes):
-                return done
-            record = None if done is None else _measure(config, done, worker, store)
-            if record is None:
-                record = _train(config, name, _with_probes_of(done, worker), store, on_epoch)
-            store.write_record(record)
+            record = store.record(name)
+            if record is not None and record.has_ended_with(worker.exec.probes):
+                return record
+            if record is None or record.status == "failed":
+                record = _train(config, name, worker, store, on_epoch)
+            elif _must_repeat(record, worker, store):
+                record = _repeat(config, record, worker, store, on_epoch)
             store.checkpoint_path(name).unlink(missing_ok=True)
+            record = _measure(config, record, worker, store)
             store.error_path(name).unlink(missing_ok=True)
             return record
     except Exception as error:  # the one boundary: whatever a run raises must not stop the others
         record = failed_record(config, worker.exec, error=_last_line(error))
         write_failure(record, store, traceback.format_exc())
         return record
-
-
-def _measure(config: RunConfig, done: RunRecord, worker: Worker, store: Store) -> RunRecord | None:
-    """The record of a trained run with the probes that it lacked, or None where they need the training itself."""
-    missing = done.unmeasured(worker.exec.probes)
-    if done.status == "failed" or not set(missing) <= set(END_PROBES):
-        return None
-    rows = [row for row in store.probes(done.run_id) if row["probe"] not in missing]
-    seconds = 0.0
-    if done.status != "diverged":
-        weights = load_weights(store.weights_path(done.run_id))
-        if weights is None:
-            return None
-        torch.set_num_threads(worker.threads)
-        step = store.history(done.run_id)[-1]["step"]
-        measured = measure_trained(config, worker.data(config.data), worker.device, weights, probes=missing, step=step)
-        if measured is None:
-            return None
-        rows, seconds = rows + measured[0], measured[1]
-    store.write_probes(done.run_id, rows)
-    probes = {**done.exec.get("probes", {}), **missing}
-    spent = done.seconds | {"probes": done.seconds.get("probes", 0.0) + seconds}
-    return replace(done, exec=done.exec | {"probes": probes}, seconds=spent)
-
-
-def _with_probes_of(done: RunRecord | None, worker: Worker) -> Worker:
-    """The worker, which measures anew what an earlier record of the run has besides."""
-    if done is None or done.status == "failed":
-        return worker
-    probes = {**done.exec.get("probes", {}), **worker.exec.probes}
-    return replace(worker, exec=replace(worker.exec, probes=probes))
 
 
 def write_failure(record: RunRecord, store: Store, details: str) -> None:
@@ -137,6 +114,7 @@ def failed_record(config: RunConfig, exec_config: ExecConfig, *, error: str) -> 
 
 
 def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch: Callable[[], None]) -> RunRecord:
+    """Train and record; what its probes measure of the trained network is not in it yet."""
     store.write_config(name, config.to_dict())
     rows: list[dict[str, Any]] = []
 
@@ -147,30 +125,119 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
         store.append_history(name, row)
         on_epoch()
 
-    torch.set_num_threads(worker.threads)
-    checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
-    outcome = train_run(
-        config, worker.data(config.data), worker.device, checkpointing=checkpointing, probes=worker.exec.probes,
-        on_epoch=log,
-    )  # fmt: skip
+    probes = {key: dict(options) for key, options in worker.exec.probes.items() if key in STEP_PROBES}
+    outcome = _train_run(config, name, worker, store, threads=worker.threads, probes=probes, on_epoch=log)
     store.write_history(name, outcome.history)
-    if worker.exec.probes:
-        store.write_probes(name, outcome.probes)
-    if outcome.weights is not None:
-        save_weights(store.weights_path(name), outcome.weights)
+    store.write_probes(name, outcome.probes)
+    _write_weights(name, outcome, store)
     assert all(value is None or math.isfinite(value) for value in outcome.final.values())
-    return RunRecord(
+    record = RunRecord(
         run_id=name,
         cell_id=cell_id(config),
         status=outcome.status,
         config=config.to_dict(),
-        exec=_exec_dict(worker.exec, worker),
+        exec=_exec_dict(worker.exec, worker) | {"probes": probes},
         final=outcome.final,
         seconds=outcome.seconds,
         environment=environment(worker.device, config.precision),
         num_params=outcome.num_params,
         epochs_done=len(outcome.history),
     )
+    store.write_record(record)
+    return record
+
+
+def _must_repeat(record: RunRecord, worker: Worker, store: Store) -> bool:
+    """Whether a probe that the ended run lacks looks at steps, or at weights that are not there."""
+    missing = record.unmeasured(worker.exec.probes)
+    if not set(missing) <= MEASURED_AFTERWARDS:
+        return True
+    return record.status != "diverged" and load_weights(store.weights_path(record.run_id)) is None
+
+
+def _repeat(
+    config: RunConfig, done: RunRecord, worker: Worker, store: Store, on_epoch: Callable[[], None]
+) -> RunRecord:
+    """Train an ended run again for the probes that it lacks; nothing of it is touched before it has ended alike.
+
+    Raises:
+        RunError: it ended otherwise.
+    """
+    name = done.run_id
+    missing = {key: options for key, options in done.unmeasured(worker.exec.probes).items() if key in STEP_PROBES}
+    threads = done.exec.get("threads", worker.threads)  # sums depend on it
+    outcome = _train_run(config, name, worker, store, threads=threads, probes=missing, on_epoch=lambda row: on_epoch())
+    before = (done.status, _untimed(done.final), [_untimed(row) for row in store.history(name)])
+    if before != (outcome.status, _untimed(outcome.final), [_untimed(row) for row in outcome.history]):
+        store.checkpoint_path(name).unlink(missing_ok=True)
+        raise RunError(
+            "repeated for its probes, the run gave other numbers, as on other hardware or versions; its record is kept "
+            "and nothing was measured: use another results folder"
+        )
+    store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + outcome.probes)
+    _write_weights(name, outcome, store)
+    return _add_probes(done, missing, outcome.seconds["probes"], store)
+
+
+def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store) -> RunRecord:
+    """Measure what is missing of a trained network, from its weights.
+
+    Raises:
+        RunError: the weights are not there, or the run was made on another device and its cost is asked for.
+    """
+    missing = {k: options for k, options in record.unmeasured(worker.exec.probes).items() if k in MEASURED_AFTERWARDS}
+    if not missing:
+        return record
+    name, seconds = record.run_id, 0.0
+    if "cost" in missing and record.exec.get("device") != str(worker.device):
+        raise RunError(f"probes=[cost]: this run was made on {record.exec.get('device')}, not on {worker.device}")
+    if record.status != "diverged":
+        weights = load_weights(store.weights_path(name))
+        torch.set_num_threads(record.exec.get("threads", worker.threads))
+        data, step = worker.data(config.data), store.history(name)[-1]["step"]
+        measured = None if weights is None else measure_trained(
+            config, data, worker.device, weights, probes=missing, step=step
+        )  # fmt: skip
+        if measured is None:
+            raise RunError(f"{store.weights_path(name)}: not the weights of this run; delete the file to make it again")
+        rows, seconds = measured
+        store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + rows)
+    return _add_probes(record, missing, seconds, store)
+
+
+def _train_run(
+    config: RunConfig,
+    name: str,
+    worker: Worker,
+    store: Store,
+    *,
+    threads: int,
+    probes: dict[str, dict[str, Any]],
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> Outcome:
+    torch.set_num_threads(threads)
+    checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
+    data = worker.data(config.data)
+    return train_run(config, data, worker.device, checkpointing=checkpointing, probes=probes, on_epoch=on_epoch)
+
+
+def _add_probes(record: RunRecord, probes: dict[str, dict[str, Any]], seconds: float, store: Store) -> RunRecord:
+    known = {**record.exec.get("probes", {}), **probes}
+    spent = record.seconds | {"probes": record.seconds.get("probes", 0.0) + seconds}
+    record = replace(record, exec=record.exec | {"probes": known}, seconds=spent)
+    store.write_record(record)
+    return record
+
+
+def _write_weights(name: str, outcome: Outcome, store: Store) -> None:
+    if outcome.weights is None:
+        store.weights_path(name).unlink(missing_ok=True)
+    else:
+        save_weights(store.weights_path(name), outcome.weights)
+
+
+def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in TIMES}
 
 
 def _exec_dict(config: ExecConfig, worker: Worker | None) -> dict[str, Any]:

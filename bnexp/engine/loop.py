@@ -21,7 +21,8 @@ from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
 from bnexp.engine.step import train_step
 from bnexp.nn.layers import running_norms, stochastic_layers
-from bnexp.nn.statistics import measure_statistics
+from bnexp.nn.statistics import kept_modes, measure_statistics
+from bnexp.probes import END_PROBES, STEP_PROBES
 from bnexp.seeding import seed_for
 
 CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps; each look waits for the device
@@ -70,10 +71,11 @@ def train_run(
 
     Args:
         config: with a resolved precision.
-        probes: probe -> its options; they measure beside the training and do not change it.
+        probes: probe -> its options; they measure beside the training and do not change it. Those that look at a
+            trained network are left to `measure_trained`.
         on_epoch: called with each new history row.
     """
-    probing = Probing(config, data, probes or {})
+    probing = Probing(config, data, {name: (probes or {})[name] for name in STEP_PROBES if name in (probes or {})})
     model, optimizer, history = _start(config, data, device, checkpointing, probing)
     eval_seconds = 0.0
     saved_at = time.perf_counter()
@@ -106,8 +108,6 @@ def train_run(
     eval_seconds += time.perf_counter() - started
     if status == "finished" and _at_chance(final, data):
         status = "collapsed"
-    if status != "diverged":
-        probing.at_end(model, step=history[-1]["step"], epoch=len(history))
     seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": probing.seconds}
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
@@ -130,17 +130,18 @@ def measure_trained(
 
     Args:
         weights: as `Outcome.weights` has them.
-        probes: none but those of `END_PROBES`.
+        probes: those of `STEP_PROBES` among them are passed over.
         step: updates that the network has seen.
     """
-    probing = Probing(config, data, probes)
+    probing = Probing(config, data, {name: probes[name] for name in END_PROBES if name in probes})
     _, channels, height, _ = data.train_x.shape
     model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
     try:
         model.load_state_dict(weights)
     except RuntimeError:
         return None
-    model.to(device).to(memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last)
+    _train_mode(model, config, epoch=config.epochs)
     probing.at_end(model, step=step, epoch=config.epochs)
     return probing.rows, probing.seconds
 
@@ -163,14 +164,14 @@ def _start(
 
     model, optimizer = begin()
     state = None if checkpointing is None else load_checkpoint(checkpointing.path, device)
-    if state is None or state["wanted"] != probing.wanted:  # rows that were not measured cannot be had any more
-        return model, optimizer, []
+    if state is None or not probing.wanted.items() <= state["wanted"].items():
+        return model, optimizer, []  # rows that were not measured cannot be had any more
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError):  # of another version of bnexp
         return *begin(), []
-    probing.rows = state["probes"]
+    probing.rows = [row for row in state["probes"] if row["probe"] in probing.wanted]
     # sums depend on the number of threads: go on with what the run began with
     torch.set_num_threads(state["threads"])
     return model, optimizer, state["history"]
@@ -248,16 +249,27 @@ def train_epoch(
 
 def _enter_epoch(model: nn.Module, config: RunConfig, data: DeviceData, epoch: int) -> None:
     """Training mode, this epoch's draws for stochastic layers, and frozen statistics where `norm.freeze_at` asks."""
-    device = data.train_x.device
-    for name, layer in stochastic_layers(model):
-        layer.reseed(seed_for(config.seed, "noise", name, epoch), device)
     freeze_at = config.norm.option("freeze_at")
     if freeze_at is not None and epoch == freeze_at:
-        measure_statistics(model, lambda: _train_inputs(data))
+        _reseed(model, config, data, "frozen")
+        measure_statistics(model, lambda: _train_inputs(data), noise=True)
+    _reseed(model, config, data, "noise", epoch)
+    torch.manual_seed(seed_for(config.seed, "global", epoch))  # for layers of a user's package
+    _train_mode(model, config, epoch=epoch)
+
+
+def _train_mode(model: nn.Module, config: RunConfig, *, epoch: int) -> None:
+    """Training mode, but for norms whose statistics are frozen."""
     model.train()
+    freeze_at = config.norm.option("freeze_at")
     if freeze_at is not None and epoch >= freeze_at:
         for _, norm in running_norms(model):
             norm.eval()
+
+
+def _reseed(model: nn.Module, config: RunConfig, data: DeviceData, purpose: str, *keys: int) -> None:
+    for name, layer in stochastic_layers(model):
+        layer.reseed(seed_for(config.seed, purpose, name, *keys), data.train_x.device)
 
 
 def _train_inputs(data: DeviceData) -> Iterator[Tensor]:
@@ -267,19 +279,18 @@ def _train_inputs(data: DeviceData) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision: str) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; the model's mode is restored."""
-    was_training = model.training
-    model.eval()
+    """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; every module's mode is restored."""
     loss_sum = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else torch.float32, device=x.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=x.device)
-    for start in range(0, len(y), EVAL_BATCH):
-        batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(batch)
-        logits = logits.float()
-        loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-        num_correct += (logits.argmax(1) == labels).sum()
-    model.train(was_training)
+    with kept_modes(model):
+        model.eval()
+        for start in range(0, len(y), EVAL_BATCH):
+            batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(batch)
+            logits = logits.float()
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+            num_correct += (logits.argmax(1) == labels).sum()
     return loss_sum.item() / len(y), num_correct.item() / len(y)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.errors import ConfigError
-from bnexp.nn.layers import stochastic_layers, weight_layers
+from bnexp.nn.layers import hooked, stochastic_layers, weight_layers
 from bnexp.nn.norm_layers import StandardizedConv2d, StandardizedLinear
 from bnexp.nn.statistics import kept_statistics
 
@@ -27,8 +27,9 @@ def init_parameters(
         scheme: he, N(0, g²/fan_in) with torch's gain g of the activation (√2 for relu and gelu, 5/3 for tanh, 1 for
             sigmoid); xavier, N(0, 2/(fan_in + fan_out)); default, torch's uniform(±1/√fan_in) for weights and biases;
             normal, N(0, 1/fan_in); orthogonal, semi-orthogonal rows or columns times g; lsuv, the same, which
-            `scale_to_unit_variance` then finishes. Biases are 0 but for default. `head`, which no activation follows,
-            has g = 1. Last, layers with rules of their own apply them (`finish_init`).
+            `scale_to_unit_variance` then finishes. Biases are 0 but for default, and in recurrent layers always.
+            `head`, which no activation follows, has g = 1. Last, layers with rules of their own apply them
+            (`finish_init`).
         gain: multiplies every drawn value.
         seed_of: the seed for a parameter's name.
 
@@ -76,8 +77,9 @@ def init_parameters(
 def scale_to_unit_variance(model: nn.Module, x: Tensor, *, gain: float) -> None:
     """Scale each weight layer in forward order until its output has variance 1 on `x`, times `gain` in the end.
 
-    A layer whose output does not vary, or whose weights are standardized anyway, stays as it is. Dropout and noise are
-    off, norms see the batch as in training, and their running statistics are left alone.
+    The variance is over examples, units and, in a recurrent layer, steps. A layer whose output does not vary, or whose
+    weights are standardized anyway, stays as it is. Dropout and noise are off, norms see the batch as in training, and
+    their running statistics are left alone.
 
     Args:
         x: a batch of the network's inputs, (N, C, H, W).
@@ -85,11 +87,10 @@ def scale_to_unit_variance(model: nn.Module, x: Tensor, *, gain: float) -> None:
 
     Source: Mishkin & Matas 2016, "All you need is a good init", algorithm 1, with a tighter tolerance of 0.01.
     """
-    variance = torch.zeros(())
+    outputs: list[Tensor] = []
 
     def note(module: nn.Module, inputs: object, output: Tensor) -> None:
-        nonlocal variance
-        variance = output.float().var()
+        outputs.append(output.float().flatten())
 
     with kept_statistics(model):
         model.train()
@@ -98,14 +99,14 @@ def scale_to_unit_variance(model: nn.Module, x: Tensor, *, gain: float) -> None:
         standardized = StandardizedConv2d | StandardizedLinear
         layers = [layer for _, layer in weight_layers(model) if not isinstance(layer, standardized)]
         for layer in layers:
-            handle = layer.register_forward_hook(note)
-            for _ in range(LSUV_ROUNDS):
-                model(x)
-                found = variance.item()
-                if abs(found - 1) < LSUV_TOLERANCE or not 0 < found < math.inf:
-                    break
-                layer.get_parameter("weight").div_(math.sqrt(found))
-            handle.remove()
+            with hooked([layer.register_forward_hook(note)]):
+                for _ in range(LSUV_ROUNDS):
+                    outputs.clear()
+                    model(x)
+                    found = torch.cat(outputs).var().item()
+                    if abs(found - 1) < LSUV_TOLERANCE or not 0 < found < math.inf:
+                        break
+                    layer.get_parameter("weight").div_(math.sqrt(found))
     for layer in layers:
         layer.get_parameter("weight").mul_(gain)
 

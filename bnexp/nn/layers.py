@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 PARTS = ("weight", "norm", "act", "drop")  # children of a unit, whose own name stands for the layer
 
@@ -17,6 +21,12 @@ class Stochastic(nn.Module):
         """Start a new sequence of draws; called once an epoch, so that a resumed run draws the same numbers."""
         self.generator = torch.Generator(device).manual_seed(seed)
 
+    def own_generator(self, device: torch.device) -> torch.Generator | None:
+        """The generator, made here where nobody has seeded it; none on the meta device, which draws nothing."""
+        if self.generator is None and device.type != "meta":
+            self.reseed(0, device)
+        return self.generator
+
 
 class Dropout(Stochastic):
     """Zero each value with probability `p` in training and scale the rest by 1 / (1 − p)."""
@@ -28,8 +38,18 @@ class Dropout(Stochastic):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.own_generator(x.device))
         return x * kept.div_(1 - self.p)
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Take these hooks away at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def layer_name(module_name: str) -> str:

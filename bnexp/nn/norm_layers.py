@@ -111,16 +111,17 @@ class GhostBatchNorm(RunningStatistics):
             eps=self.eps,
         )
         self.update(mean.view(ghosts, channels).mean(0), var.view(ghosts, channels).mean(0))
-        return out.reshape(self.ghost_size, ghosts, channels, *positions).transpose(0, 1).reshape(x.shape)
+        out = out.reshape(self.ghost_size, ghosts, channels, *positions).transpose(0, 1).reshape(x.shape)
+        return _in_format_of(x, out)
 
 
 class BatchRenormalization(RunningStatistics):
     """y = gamma · ((x − mean_B) / sd_B · r + d) + beta; r and d, held constant in the backward pass, lead to the
     running statistics: r = sd_B / sd, clipped to [1/r_max, r_max], and d = (mean_B − mean) / sd, to [−d_max, d_max].
 
-    The bounds grow linearly from r_max = 1 and d_max = 0, plain batch norm, over the first `ramp_steps` updates. The
-    standard deviations are sqrt(biased batch variance + eps) and sqrt(running variance + eps); as in batch norm, the
-    running variance is fed with the unbiased one.
+    The bounds grow linearly from r_max = 1 and d_max = 0, plain batch norm, over the first `ramp_steps` updates, in a
+    norm shared over time steps over so many steps. The standard deviations are sqrt(biased batch variance + eps) and,
+    kept as `running_var` = sd² − eps, the running average of the former: of standard deviations, not of variances.
 
     Raises:
         ValueError: in training, a batch with one value per channel.
@@ -137,8 +138,7 @@ class BatchRenormalization(RunningStatistics):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.by_running(x)
-        count = x.numel() // x.shape[1]
-        if count < 2:
+        if x.numel() // x.shape[1] < 2:
             raise ValueError(f"expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         axes = [axis for axis in range(x.ndim) if axis != 1]
         with torch.no_grad():
@@ -154,8 +154,16 @@ class BatchRenormalization(RunningStatistics):
         bias = d if self.weight is None else self.weight * d
         bias = bias if self.bias is None else bias + self.bias
         out = F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
-        self.update(mean, var * (count / (count - 1)))
+        self.update(mean, sd)
         return out
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, sd: Tensor) -> None:
+        """Move the running mean and standard deviation towards these."""
+        running_sd = (self.running_var + self.eps).sqrt()
+        self.running_var.copy_(running_sd)
+        super().update(mean, sd)
+        self.running_var.square_().sub_(self.eps).clamp_(min=0.0)
 
 
 class ShiftingNoise(Stochastic):
@@ -180,9 +188,10 @@ class ShiftingNoise(Stochastic):
         if not self.training:
             return x
         num, channels = x.shape[:2]
-        centre, spread = torch.rand(2, 1, channels, generator=self.generator, device=x.device)
-        offset = torch.rand(num, channels, generator=self.generator, device=x.device)
-        normal = torch.randn(num, channels, generator=self.generator, device=x.device)
+        generator = self.own_generator(x.device)
+        centre, spread = torch.rand(2, 1, channels, generator=generator, device=x.device)
+        offset = torch.rand(num, channels, generator=generator, device=x.device)
+        normal = torch.randn(num, channels, generator=generator, device=x.device)
         m = self.shift * (2 * centre - 1) + self.jitter * (2 * offset - 1)
         s = 1 + (self.scale - 1) * spread + self.jitter * normal
         shape = (num, channels, *[1] * (x.ndim - 2))
@@ -197,8 +206,7 @@ def standardize(weight: Tensor, eps: float = 1e-10) -> Tensor:
         weight: (out, in, ...).
         eps: added to the variance, as in batch norm.
 
-    Source: Qiao et al. 2019, equation 7; its epsilon is not given there, and theirs in code, 1e-5 on the standard
-    deviation, is 1e-10 on the variance.
+    Source: Qiao et al. 2019, equation 7, which has no epsilon.
     """
     axes = list(range(1, weight.ndim))
     var, mean = torch.var_mean(weight, axes, correction=0, keepdim=True)
@@ -245,9 +253,8 @@ class FilterResponse(nn.Module):
         _require_more_than_a_pixel("filter_response", x)
         values = x if x.dtype == torch.float64 else x.float()
         power = values.square().mean((2, 3), keepdim=True)
-        scale = self.weight.view(-1, 1, 1) * torch.rsqrt(power + self.eps)
-        y: Tensor = x * scale.to(x.dtype) + self.bias.view(-1, 1, 1).to(x.dtype)
-        return y if self.tau is None else torch.maximum(y, self.tau.view(-1, 1, 1).to(y.dtype))
+        y = values * (self.weight.view(-1, 1, 1) * torch.rsqrt(power + self.eps)) + self.bias.view(-1, 1, 1)
+        return (y if self.tau is None else torch.maximum(y, self.tau.view(-1, 1, 1))).to(x.dtype)
 
 
 class ShiftedGroupNorm(nn.GroupNorm):
@@ -263,8 +270,13 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         _require_more_than_a_pixel("instance", input)
-        out: Tensor = super().forward(input)
-        return out
+        return _in_format_of(input, super().forward(input))
+
+
+def _in_format_of(x: Tensor, out: Tensor) -> Tensor:
+    """`out` in the memory format of x: a convolution that follows would otherwise take the other one."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return out.contiguous(memory_format=torch.channels_last) if last else out
 
 
 def _require_more_than_a_pixel(kind: str, x: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ from bnexp.plugins import load_plugin, plugin_error, plugin_names, require_signa
 class Norm(Protocol):
     """What a network needs of a norm: a layer for so many features.
 
-    Two more attributes count where a norm has them: `standardizes_weights`, the network's weights are standardized
-    (`StandardizedConv2d`), and `replaces_activation`, the norm ends in an activation of its own, which takes the place
-    of one that would follow it at once.
+    Ours may have more: `standardizes_weights`, the weights ahead of it are standardized (`StandardizedConv2d`), and
+    `without_activation()`, the norm ends in an activation of its own, which takes the place of one that would follow it
+    at once; elsewhere it stands without.
     """
 
     @property
@@ -33,8 +33,9 @@ class Norm(Protocol):
         """Whether a weight right before this norm goes without a bias.
 
         Batch norm in all its forms and instance norm subtract a mean per channel, which cancels a bias exactly, affine
-        or not. Group and layer norm subtract one mean for several channels: only the part of a bias that those share is
-        cancelled, and beta stands in for the rest, so they replace a bias only where they have a beta.
+        or not, unless that mean is frozen. Group and layer norm subtract one mean for several channels: only the part
+        of a bias that those share is cancelled, and beta stands in for the rest, so they replace a bias only where they
+        have a beta.
         """
         ...
 
@@ -58,8 +59,8 @@ class BatchNorm:
     """Statistics over the batch and all positions of a channel; running ones for evaluation.
 
     `momentum` is the weight of the new statistic; None averages over all batches. `freeze_at` is an epoch: at its start
-    the statistics of the whole training set are measured, and from then on training normalizes with them, unchanged; at
-    0 they are those of the untrained network. It is carried out by the training loop.
+    the statistics of the whole training set are measured, dropout and noise on, and from then on training normalizes
+    with them, unchanged; at 0 they are those of the untrained network. It is carried out by the training loop.
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
@@ -68,7 +69,9 @@ class BatchNorm:
     affine: str = "both"
     freeze_at: int | None = None
 
-    replaces_bias = True
+    @property
+    def replaces_bias(self) -> bool:
+        return self.freeze_at is None or _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         kind = nn.BatchNorm2d if ndim == 4 else nn.BatchNorm1d
@@ -85,7 +88,7 @@ class GroupNorm:
 
     @property
     def replaces_bias(self) -> bool:
-        return self.affine in ("both", "shift")
+        return _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         if num_features % self.num_groups:
@@ -122,7 +125,7 @@ class LayerNorm:
 
     @property
     def replaces_bias(self) -> bool:
-        return self.affine in ("both", "shift")
+        return _has_shift(self.affine)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         if ndim == 4 or self.affine == "shift":
@@ -145,6 +148,10 @@ class InstanceNorm:
         return keep_affine(InstanceNorm2d(num_features, eps=self.eps, affine=True), self.affine)
 
 
+def _has_shift(affine: str) -> bool:
+    return affine in ("both", "shift")
+
+
 def _require_positions(kind: str, ndim: int) -> None:
     if ndim == 2:
         hint = "has one value per statistic in a fully connected layer; use norm=layer, group or batch there"
@@ -155,8 +162,8 @@ def _require_positions(kind: str, ndim: int) -> None:
 class FilterResponseNorm:
     """`FilterResponse`: over the positions of one channel of one example, without a mean.
 
-    With `threshold` (the default) it ends in the paper's thresholded linear unit, which takes the place of an
-    activation that would follow it at once.
+    With `threshold` (the default) the paper's thresholded linear unit takes the place of an activation that would
+    follow it at once; where none would, as on the network's input or at the end of a residual branch, it has none.
     """
 
     eps: float = 1e-6
@@ -164,9 +171,9 @@ class FilterResponseNorm:
 
     replaces_bias = False  # no mean is subtracted, and beta stands behind a division
 
-    @property
-    def replaces_activation(self) -> bool:
-        return self.threshold
+    def without_activation(self) -> FilterResponseNorm:
+        """The same norm, and nothing behind it."""
+        return replace(self, threshold=False)
 
     def make(self, num_features: int, *, ndim: int) -> nn.Module:
         _require_positions("filter_response", ndim)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.errors import ConfigError
+from bnexp.nn.layers import Stochastic
 from bnexp.nn.norms import NoNorm
 from bnexp.nn.unit import Unit, UnitFactory
 
@@ -26,8 +27,8 @@ WITHOUT_SHIFT = {"both": "scale", "shift": "none"}
 class StepNorm(nn.Module):
     """One norm for each time step: gamma, beta and any other parameter are shared, running statistics are not.
 
-    A norm without buffers does the same at every step, and is made once. Parameters are named as the first step's,
-    `steps.0.weight`, however many steps there are.
+    A norm without buffers does the same at every step, and is made once. Parameters are trained and counted once, as
+    the first step's, `steps.0.weight`, however many steps there are; a state_dict names them at every step.
 
     Args:
         make: gives a fresh norm.
@@ -44,10 +45,7 @@ class StepNorm(nn.Module):
 
     def forward(self, x: Tensor, step: int) -> Tensor:
         """(N, C) of step `step`, from 0; a step past the last one uses the last one's statistics."""
-        last = len(self.steps) - 1
-        norm = self.steps[min(step, last)]
-        # past the last step no hook may run: statistics are measured by hooks, and must be the last step's alone
-        out: Tensor = norm(x) if step <= last or last == 0 else norm.forward(x)
+        out: Tensor = self.steps[min(step, len(self.steps) - 1)](x)
         return out
 
 
@@ -58,17 +56,42 @@ def _share_parameters(first: nn.Module, other: nn.Module) -> nn.Module:
     return other
 
 
-def _take_norm(units: UnitFactory, num_features: int, *, scale_only: bool, num_steps: int) -> StepNorm:
+def _take_norm(units: UnitFactory, num_features: int, *, scale_only: bool, num_steps: int, shared: bool) -> StepNorm:
     """The norm of (N, num_features) at each step.
 
     Args:
         scale_only: leave beta out, as a bias follows that does its work; a norm without `affine` is taken as it is.
+        num_steps: that training reads.
     """
     norm: Any = units.next_norm()
-    affine = getattr(norm, "affine", None)
+    affine, momentum = getattr(norm, "affine", None), getattr(norm, "momentum", None)
     if scale_only and affine in WITHOUT_SHIFT:
         norm = replace(norm, affine=WITHOUT_SHIFT[affine])
-    return StepNorm(partial(norm.make, num_features, ndim=2), num_steps)
+    if shared and momentum is not None:
+        # one pass over all steps then weighs the old statistics as one batch of one step does, and its steps alike
+        norm = replace(norm, momentum=1 - (1 - momentum) ** (1 / num_steps))
+    return StepNorm(partial(norm.make, num_features, ndim=2), 1 if shared else num_steps)
+
+
+class InitialNoise(Stochastic):
+    """Gaussian noise on the first state, in training alone.
+
+    Where the first inputs are the same for all examples, as blank rows and pixels are, states do not vary, and batch
+    norm would divide by sqrt(eps) step after step: gradients explode.
+
+    Source: Cooijmans et al. 2016, section 5.1.
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(N, width) plus noise of this standard deviation."""
+        if not self.training or self.std == 0:
+            return state
+        noise = torch.randn(state.shape, generator=self.own_generator(state.device), device=state.device)
+        return state + self.std * noise.to(state.dtype)
 
 
 class TakeNorm(Protocol):
@@ -109,30 +132,32 @@ class RecurrentLayer(nn.Module):
     Args:
         in_features: C of the input.
         width: hidden units.
+        initial_noise: standard deviation of `InitialNoise`.
     """
 
     num_gates: int
 
-    def __init__(self, in_features: int, width: int, take_norm: TakeNorm) -> None:
+    def __init__(self, in_features: int, width: int, take_norm: TakeNorm, initial_noise: float) -> None:
         super().__init__()
         self.width = width
+        self.start = InitialNoise(initial_noise)
         self.input = Transform(in_features, self.num_gates * width, take_norm)
         self.hidden = Transform(width, self.num_gates * width, take_norm)
         self.bias = nn.Parameter(torch.zeros(self.num_gates * width))
 
     def forward(self, x_tnc: Tensor) -> list[Tensor]:
-        """The hidden state after each step, from zeros."""
+        """The hidden state after each step, from zeros or, in training, noise around them."""
         num_steps, num, _ = x_tnc.shape
         # one product for all steps; unbind, as indexing each step would cost a zero-filled whole in the backward pass
         inputs = self.input.weight(x_tnc.flatten(0, 1)).view(num_steps, num, -1).unbind(0)
-        return self.run(inputs, x_tnc.new_zeros(num, self.width))
+        return self.run(inputs, self.start(x_tnc.new_zeros(num, self.width)))
 
-    def run(self, inputs: tuple[Tensor, ...], zeros: Tensor) -> list[Tensor]:
+    def run(self, inputs: tuple[Tensor, ...], h: Tensor) -> list[Tensor]:
         """The loop over steps.
 
         Args:
             inputs: W_x x of each step, (N, num_gates · width), not yet normalized.
-            zeros: the first state.
+            h: the first hidden state, (N, width).
         """
         raise NotImplementedError
 
@@ -148,12 +173,12 @@ class LstmLayer(RecurrentLayer):
 
     num_gates = 4
 
-    def __init__(self, in_features: int, width: int, take_norm: TakeNorm) -> None:
-        super().__init__(in_features, width, take_norm)
+    def __init__(self, in_features: int, width: int, take_norm: TakeNorm, initial_noise: float) -> None:
+        super().__init__(in_features, width, take_norm, initial_noise)
         self.cell = CellOutput(width, take_norm)
 
-    def run(self, inputs: tuple[Tensor, ...], zeros: Tensor) -> list[Tensor]:
-        h = c = zeros
+    def run(self, inputs: tuple[Tensor, ...], h: Tensor) -> list[Tensor]:
+        c = self.start(torch.zeros_like(h))
         states = []
         for step, x in enumerate(inputs):
             gates = self.hidden(h, step) + self.input.norm(x, step) + self.bias
@@ -176,13 +201,12 @@ class GruLayer(RecurrentLayer):
 
     num_gates = 3
 
-    def __init__(self, in_features: int, width: int, take_norm: TakeNorm) -> None:
-        super().__init__(in_features, width, take_norm)
+    def __init__(self, in_features: int, width: int, take_norm: TakeNorm, initial_noise: float) -> None:
+        super().__init__(in_features, width, take_norm, initial_noise)
         self.hidden_bias = nn.Parameter(torch.zeros(width))
         self.cell = Unit(("act",), act=nn.Tanh())
 
-    def run(self, inputs: tuple[Tensor, ...], zeros: Tensor) -> list[Tensor]:
-        h = zeros
+    def run(self, inputs: tuple[Tensor, ...], h: Tensor) -> list[Tensor]:
         states = []
         sizes = [2 * self.width, self.width]
         for step, x in enumerate(inputs):
@@ -199,7 +223,8 @@ class Recurrent(nn.Module):
     """Stacked recurrent layers over an image's rows or pixels, and a linear layer on the last hidden state.
 
     Per step or shared, training normalizes each step by its own batch. Per step, each also has running statistics of
-    its own. Shared, all steps move the same ones in turn, and evaluation uses those at every step.
+    its own. Shared, all steps move the same ones in turn, all with nearly the same weight, and evaluation uses those at
+    every step: how far a step's own statistics are from them is what training does not see.
 
     Args:
         depth: layers.
@@ -208,7 +233,8 @@ class Recurrent(nn.Module):
         sequence: rows, H steps of C·W values; pixels, H·W steps of C values.
         permute: read the steps in a random order, the same for every network and run.
         step_statistics: per_step or shared.
-        gamma_init: the first value of every norm's gamma.
+        gamma_init: the first value of gamma, of every norm but that of the input.
+        initial_noise: standard deviation of the noise on the first state, in training.
         train_steps: how many steps training reads, from the first of the (permuted) sequence; None, all. Evaluation
             reads all, and past the last trained step it uses that one's statistics.
 
@@ -216,7 +242,9 @@ class Recurrent(nn.Module):
         ConfigError: an unknown sequence or step_statistics, train_steps that the sequence does not have, another
             activation than tanh, a norm after the activation, one that (N, C) inputs cannot have, or group_ws.
 
-    Source: Cooijmans et al. 2016, also for gamma_init, for train_steps and for pixels in a random order.
+    Source: Cooijmans et al. 2016, also for gamma_init, initial_noise, train_steps and pixels in a random order. Their
+    identity start of the recurrent weights is not here: initial values are those of `model.init`, for all gates of a
+    transform as one matrix.
     """
 
     layer_class: type[RecurrentLayer]
@@ -235,6 +263,7 @@ class Recurrent(nn.Module):
         permute: bool = False,
         step_statistics: str = "per_step",
         gamma_init: float = 0.1,
+        initial_noise: float = 0.1,
         train_steps: int | None = None,
     ) -> None:
         super().__init__()
@@ -252,12 +281,12 @@ class Recurrent(nn.Module):
         permutation = order.to(torch.get_default_device()) if permute else None
         self.register_buffer("permutation", permutation, persistent=False)
 
-        num_kept = (train_steps or num_steps) if step_statistics == "per_step" else 1
-        take_norm = partial(_take_norm, units, num_steps=num_kept)
+        shared = step_statistics == "shared"
+        take_norm = partial(_take_norm, units, num_steps=train_steps or num_steps, shared=shared)
         features = in_channels * image_size if sequence == "rows" else in_channels
         sizes = [features, *[width] * depth]
         self.input_norm = units.input_norm(in_channels)
-        self.layers = nn.ModuleList(self.layer_class(sizes[i], width, take_norm) for i in range(depth))
+        self.layers = nn.ModuleList(self.layer_class(sizes[i], width, take_norm, initial_noise) for i in range(depth))
         self.drop = units.head_dropout()
         self.head = nn.Linear(width, num_classes)
         for norm in (module for module in self.layers.modules() if isinstance(module, StepNorm)):

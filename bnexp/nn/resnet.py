@@ -146,7 +146,7 @@ class ResNet(nn.Module):
     @torch.no_grad()
     def finish_init(self) -> None:
         """Fixup's rules, after the usual draw: L blocks of two convolutions scale the first by L^(−1/2) and start the
-        second, and the head, at 0.
+        second, all biases and the head at 0.
 
         The biases are one for each channel, behind each convolution, in the place of the paper's scalars.
 
@@ -160,5 +160,8 @@ class ResNet(nn.Module):
             assert isinstance(second, nn.Conv2d)
             first.weight.mul_(len(self.blocks) ** -0.5)
             second.weight.zero_()
+            for conv in (first, second):
+                assert conv.bias is not None
+                conv.bias.zero_()
         self.head.weight.zero_()
         self.head.bias.zero_()

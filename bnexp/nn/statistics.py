@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnexp.nn.layers import running_norms
+from bnexp.nn.layers import Stochastic, hooked, running_norms
 
 
 class _Reached(Exception):
@@ -51,22 +51,19 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     Source: Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift adaptation",
     with all weight on the test batch (N = 0).
     """
-
-    def put(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean, var = input_moments(inputs[0])
-        dtype = module.get_buffer("running_mean").dtype
-        # new tensors: writing into the old ones would spoil a backward pass that has saved them, as that of a norm
-        # shared over time steps does
-        module.running_mean, module.running_var = mean.to(dtype), var.to(dtype)
-
     with kept_statistics(model):
         model.eval()
-        handles = [module.register_forward_pre_hook(put) for _, module in running_norms(model)]
-        try:
+        handles = [module.register_forward_pre_hook(_put_own) for _, module in running_norms(model)]
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+
+def _put_own(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    mean, var = input_moments(inputs[0])
+    dtype = module.get_buffer("running_mean").dtype
+    # new tensors: writing into the old ones would spoil a backward pass that has saved them, as that of a norm shared
+    # over time steps does
+    module.running_mean, module.running_var = mean.to(dtype), var.to(dtype)
 
 
 @torch.no_grad()
@@ -84,26 +81,40 @@ def input_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def measure_statistics(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
+def measure_statistics(model: nn.Module, batches: Callable[[], Iterable[Tensor]], *, noise: bool = False) -> None:
     """Set every running mean and variance to the exact ones over all of `batches`, layer by layer.
 
     A layer is measured with all before it already exact: the result is what one pass of everything as a single batch
     would give, whatever the batches, up to rounding. Moments of batches are fp32 and pooled in float64; the variance
-    is biased. Costs about half a forward pass over `batches` for each layer. A norm that runs several times in one
-    pass, as one shared over time steps does, reads its own statistics: it is measured with those it has.
+    is biased. Costs about half a forward pass over `batches` for each layer. A recurrent network reads the steps that
+    it was trained on.
+
+    Norms that run several times in one pass, as those shared over time steps do, have no such exact value, for they
+    stand before themselves: they are measured together, each call normalized by its own batch as in training, and
+    pooled over calls and batches. That depends on the batches, and not on what was there before.
 
     Args:
         batches: called once a layer; gives the network's inputs, (N, C, H, W), always the same.
+        noise: leave dropout and other noise on, as training has them; evaluation has them off.
 
     Source: Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3, made exact.
     """
     with kept_modes(model):
         model.eval()
-        for layer, calls in _in_order(model, batches):
-            _measure_layer(model, layer, batches, calls=calls)
+        for module in model.modules():
+            if hasattr(module, "train_steps") or (noise and isinstance(module, Stochastic)):
+                module.training = True
+        calls = _calls(model, batches)
+        repeated = [layer for layer in calls if calls[layer] > 1]
+        for index, (layer, count) in enumerate(calls.items()):
+            if count == 1:
+                _measure(model, [layer], batches, stop=True)
+            elif layer is repeated[0]:
+                # with those that run once among them, which their turn then makes exact
+                _measure(model, list(calls)[index:], batches, stop=False)
 
 
-def _in_order(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> list[tuple[nn.Module, int]]:
+def _calls(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> dict[nn.Module, int]:
     """The norms in the order in which a forward pass first reaches them, and how often it does."""
     calls: dict[nn.Module, int] = {}
 
@@ -111,40 +122,40 @@ def _in_order(model: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> list
         calls[module] = calls.get(module, 0) + 1
 
     handles = [module.register_forward_pre_hook(note) for _, module in running_norms(model)]
-    try:
+    with hooked(handles):
         model(next(iter(batches()))[:2])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(calls.items())
+    return calls
 
 
-def _measure_layer(model: nn.Module, layer: nn.Module, batches: Callable[[], Iterable[Tensor]], *, calls: int) -> None:
-    nums: list[int] = []
-    means: list[Tensor] = []
-    variances: list[Tensor] = []
+def _measure(model: nn.Module, layers: list[nn.Module], batches: Callable[[], Iterable[Tensor]], *, stop: bool) -> None:
+    """Measure these layers in one pass over the batches, which goes no further than the first of them if `stop`."""
+    moments: dict[nn.Module, list[tuple[int, Tensor, Tensor]]] = {layer: [] for layer in layers}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         mean, var = input_moments(inputs[0])
-        nums.append(inputs[0].numel() // len(mean))
-        means.append(mean)
-        variances.append(var)
-        if len(nums) % calls == 0:
+        moments[module].append((inputs[0].numel() // len(mean), mean, var))
+        if stop:
             raise _Reached
+        _put_own(module, inputs)
 
-    handle = layer.register_forward_pre_hook(note)
+    kept = [(layer, layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers]
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        for batch in batches():
-            with suppress(_Reached):
-                model(batch)
+        with hooked(handles):
+            for batch in batches():
+                with suppress(_Reached):
+                    model(batch)
     finally:
-        handle.remove()
-    mean, var = _pool(nums, means, variances)
-    layer.get_buffer("running_mean").copy_(mean)
-    layer.get_buffer("running_var").copy_(var)
+        for layer, mean, var in kept:
+            layer.running_mean, layer.running_var = mean, var
+    for layer, old_mean, old_var in kept:
+        nums, means, variances = zip(*moments[layer], strict=True)
+        mean, var = _pool(nums, means, variances)
+        old_mean.copy_(mean)
+        old_var.copy_(var)
 
 
-def _pool(nums: list[int], means: list[Tensor], variances: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _pool(nums: tuple[int, ...], means: tuple[Tensor, ...], variances: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of all values, (C,) float64 each, from those of batches of `nums` values a channel."""
     # on the CPU, for not every device has float64
     share = torch.tensor(nums, dtype=torch.float64)[:, None] / sum(nums)

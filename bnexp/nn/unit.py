@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -121,27 +122,27 @@ class UnitFactory:
         """
         order = (ORDERS if act else BRANCH_ORDERS)[self.placement]
         norm = self.next_norm() if "norm" in order else NoNorm()
-        bias = not (order[1:2] == ("norm",) and norm.replaces_bias)
-        weight = self._conv(in_channels, out_channels, kernel, stride, bias=bias)
+        bias = not (_follow(order, "weight", "norm") and norm.replaces_bias)
+        weight = self._conv(in_channels, out_channels, kernel, stride, norm, bias=bias)
         return self._unit(order, out_channels, norm, weight=weight)
 
     def linear(self, in_features: int, out_features: int) -> Unit:
         """Fully connected layer, norm and activation, in the same orders."""
         order, norm = ORDERS[self.placement], self.next_norm()
-        kind = StandardizedLinear if self._standardizes else nn.Linear
-        weight = kind(in_features, out_features, bias=not (order[1] == "norm" and norm.replaces_bias))
+        kind = StandardizedLinear if self._standardizes(norm) else nn.Linear
+        weight = kind(in_features, out_features, bias=not (_follow(order, "weight", "norm") and norm.replaces_bias))
         return self._unit(order, out_features, norm, ndim=2, weight=weight)
 
     def preactivation_conv(self, in_channels: int, out_channels: int, *, stride: int = 1) -> Unit:
         """Norm and activation of the input, then a 3×3 convolution: before, norm-act-weight; after, act-norm-weight."""
         order = PREACTIVATION_ORDERS[self.placement]
         norm = self.next_norm()
-        weight = self._conv(in_channels, out_channels, 3, stride, bias=self._preactivation_bias())
+        weight = self._conv(in_channels, out_channels, 3, stride, norm, bias=self._preactivation_bias())
         return self._unit(order, in_channels, norm, weight=weight)
 
     def preactivation_stem(self, in_channels: int, out_channels: int) -> Unit:
         """The bare 3×3 convolution that a pre-activation network starts with."""
-        weight = self._conv(in_channels, out_channels, 3, 1, bias=self._preactivation_bias())
+        weight = self._conv(in_channels, out_channels, 3, 1, NoNorm(), bias=self._preactivation_bias())
         return Unit(("weight",), weight=weight)
 
     def tail(self, num_channels: int) -> Unit:
@@ -155,7 +156,7 @@ class UnitFactory:
 
     def input_norm(self, in_channels: int) -> nn.Module:
         """The norm on the network's input, or the identity."""
-        return self.norm.make(in_channels, ndim=4) if self.positions.on_input else nn.Identity()
+        return _without_activation(self.norm).make(in_channels, ndim=4) if self.positions.on_input else nn.Identity()
 
     def head_dropout(self) -> nn.Module:
         """Dropout in front of the network's last layer, or the identity."""
@@ -167,10 +168,13 @@ class UnitFactory:
 
     def _unit(self, order: Order, num_features: int, norm: Norm, *, ndim: int = 4, **parts: nn.Module) -> Unit:
         drops = self.dropout > 0 and self.dropout_placement != "head" and {"weight", "norm", "act"} <= set(order)
+        plain = _without_activation(norm)
+        if norm != plain and _follow(order, "norm", "act"):
+            order = tuple(part for part in order if part != "act")
+        else:
+            norm = plain
         if "norm" in order:
             parts["norm"] = norm.make(num_features, ndim=ndim)
-        if "norm,act" in ",".join(order) and getattr(norm, "replaces_activation", False):
-            order = tuple(part for part in order if part != "act")
         if "act" in order:
             parts["act"] = ACTIVATIONS[self.activation]()
         if drops:
@@ -178,8 +182,10 @@ class UnitFactory:
             parts["drop"] = Dropout(self.dropout)
         return Unit(order, **parts)
 
-    def _conv(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, bias: bool) -> nn.Conv2d:
-        kind = StandardizedConv2d if self._standardizes else nn.Conv2d
+    def _conv(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, norm: Norm, *, bias: bool
+    ) -> nn.Conv2d:
+        kind = StandardizedConv2d if self._standardizes(norm) else nn.Conv2d
         return kind(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
 
     def _preactivation_bias(self) -> bool:
@@ -190,9 +196,20 @@ class UnitFactory:
         everywhere = self.positions.chosen is None
         return not (everywhere and self.placement == "before" and self.norm.replaces_bias)
 
-    @property
-    def _standardizes(self) -> bool:
-        return bool(getattr(self.norm, "standardizes_weights", False))
+    def _standardizes(self, norm: Norm) -> bool:
+        """Whether a weight is standardized: where its own norm stands; one that has no position, where all stand."""
+        own = norm if self.positions.chosen is not None else self.norm
+        return bool(getattr(own, "standardizes_weights", False))
+
+
+def _without_activation(norm: Norm) -> Norm:
+    plain = getattr(norm, "without_activation", None)
+    return norm if plain is None else plain()
+
+
+def _follow(order: Order, first: str, second: str) -> bool:
+    """Whether `second` comes right behind `first`."""
+    return (first, second) in itertools.pairwise(order)
 
 
 def with_dropout(order: Order, placement: str) -> Order:

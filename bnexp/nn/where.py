@@ -40,7 +40,7 @@ def select_positions(where: str, count: int) -> tuple[frozenset[int], bool]:
 def canonical_where(where: str, count: int) -> str:
     """One spelling for each selection, so that `first` and `0` are the same run."""
     chosen, on_input = select_positions(where, count)
-    rest = "all" if len(chosen) == count else _shortest(chosen, count)
+    rest = "all" if 0 < len(chosen) == count else _shortest(chosen, count)
     if not on_input:
         return rest or "none"
     return f"input+{rest}" if rest else "input"
@@ -50,8 +50,10 @@ def _positions(term: str, count: int, where: str) -> set[int]:
     if term in ("all", "none"):
         return set(range(count)) if term == "all" else set()
     position = {"first": 0, "last": count - 1}.get(term, int(term) if term.isdigit() else 0)
-    if position >= count:
-        hint = f"this network has {count} norm layers, 0 to {count - 1}, besides the input"
+    if not 0 <= position < count:
+        few = {0: "no norm layer", 1: "one norm layer, 0,"}
+        named = few.get(count, f"{count} norm layers, 0 to {count - 1},")
+        hint = f"this network has {named} besides the input"
         raise ConfigError("norm.where", got=where, hint=hint)
     return {position}
 

@@ -100,14 +100,33 @@ class EndProbe(Protocol):
         ...
 
 
+def kept_buffers(model: nn.Module) -> Callable[[], None]:
+    """A function that puts every buffer back: the tensor that it is now, with its value of now."""
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for module, name, buffer, value in kept:
+            buffer.copy_(value)
+            setattr(module, name, buffer)
+
+    return put_back
+
+
 @contextmanager
 def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
     """Whatever happens inside, afterwards all is bitwise as it was before.
 
     Kept: parameters, gradients, buffers, modes, the optimizer's state, the generators of stochastic layers and
-    PyTorch's global ones. Tensors are put back in place, so nothing that points to them goes stale.
+    PyTorch's global ones. Values are put back into the tensors that held them, so nothing that points to them goes
+    stale, and a buffer that was replaced by another tensor is the old one again.
     """
-    tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+    parameters = [(p, p.detach().clone()) for p in model.parameters()]
+    put_buffers_back = kept_buffers(model)
     grads = [(p, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()]
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
@@ -120,8 +139,9 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
             yield
     finally:
         with torch.no_grad():
-            for tensor, value in tensors:
-                tensor.copy_(value)
+            for parameter, value in parameters:
+                parameter.copy_(value)
+        put_buffers_back()
         for parameter, grad in grads:
             parameter.grad = grad
         for parameter, flag in wanted:

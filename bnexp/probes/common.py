@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.nn.layers import stochastic_layers
-from bnexp.probes.base import Moment, Row
+from bnexp.probes.base import Moment, Row, kept_buffers
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,17 @@ def rewinder(model: nn.Module) -> Callable[[], None]:
     Called ahead of each forward pass, it makes the loss a function of the parameters alone.
     """
     generators = [layer.generator for _, layer in stochastic_layers(model) if layer.generator is not None]
+    generators.append(torch.default_generator)  # which layers of a user's package draw from
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
     states = [(generator, generator.get_state()) for generator in generators]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    put_buffers_back = kept_buffers(model)
 
     def rewind() -> None:
         for generator, state in states:
             generator.set_state(state)
-        write(buffers)
+        put_buffers_back()
 
     return rewind
 

@@ -24,6 +24,7 @@ BLUR_TRUNCATE = 4  # standard deviations from the middle of the kernel to its en
 CONTRAST_FACTOR = (0.75, 0.5, 0.4, 0.3, 0.15)
 BRIGHTNESS_SHIFT = (0.05, 0.10, 0.15, 0.20, 0.30)  # of a range of 1
 JPEG_QUALITY = (80, 65, 58, 50, 40)
+JPEG_CHANNELS = (1, 3)  # grey and RGB
 
 
 def gaussian_noise(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:

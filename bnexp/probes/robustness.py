@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnexp.probes.base import Ending, Row
-from bnexp.probes.corruptions import CORRUPTIONS, SEVERITIES
+from bnexp.probes.corruptions import CORRUPTIONS, JPEG_CHANNELS, SEVERITIES
 from bnexp.probes.evaluation import evaluate, evaluating, mixed_test_chunks, statistics_choices
 
 IMAGES = 2000  # test images at most
@@ -28,7 +28,8 @@ class RobustnessProbe:
     A test set of more than 2000 images is represented by a fixed random 2000 of them, for there are 31 conditions.
 
     Columns:
-        corruption: none, gaussian_noise, gaussian_blur, contrast, brightness, jpeg (see `corruptions`), or fgsm:
+        corruption: none, gaussian_noise, gaussian_blur, contrast, brightness, jpeg (see `corruptions`; grey and colour
+            images alone), or fgsm:
             x + eps · sign(gradient of the loss), eps 1, 2, 4, 8 and 16 of 255, by the clean image's gradient under
             the statistics that are evaluated, which it takes as constants.
         severity: 1 to 5; 0 for none.
@@ -50,7 +51,9 @@ class RobustnessProbe:
         """One row for each condition and kind of statistics."""
         found: dict[tuple[str, int, str], float] = {}
         choices = statistics_choices(ending.model)
-        for corruption, severity in [("none", 0), *product(CORRUPTIONS, SEVERITIES)]:
+        channels = ending.test_x.shape[1]
+        kinds = [kind for kind in CORRUPTIONS if kind != "jpeg" or channels in JPEG_CHANNELS]
+        for corruption, severity in [("none", 0), *product(kinds, SEVERITIES)]:
             chunks = list(_corrupted(ending, corruption, severity))
             for statistics in choices:
                 found[corruption, severity, statistics], _ = evaluate(ending, chunks, statistics=statistics)

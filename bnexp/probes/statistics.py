@@ -15,7 +15,7 @@ from bnexp.probes.evaluation import chunk_slices, evaluate, mixed_test_chunks, p
 
 @dataclass(frozen=True)
 class StatisticsProbe:
-    """Test accuracy and loss under three kinds of statistics.
+    """Test accuracy and loss under three kinds of statistics, in fp32 whatever the run's own precision.
 
     Column `statistics`:
         running: those that training left behind.

@@ -12,7 +12,7 @@ from typing import Any
 from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import Selection, own_best_effects, select
 from bnexp.errors import ConfigError, StoreError
-from bnexp.report.figures import CAPTIONS, FIGURES, draw_figures
+from bnexp.report.figures import CAPTIONS, FIGURES, FigureFile, draw_figures
 from bnexp.report.page import render_page
 from bnexp.report.tables import TABLES, Table, make_tables, write_tables
 from bnexp.report.words import count, limit_readings, notes, reading
@@ -27,10 +27,11 @@ PRINTED = ("arms", "largest-healthy-lr")  # the tables that the command line sho
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Where the page lies, and what the command line prints."""
+    """Where the page lies, what is drawn on it, and what the command line prints."""
 
     name: str
     html: Path
+    figures: tuple[FigureFile, ...]
     table: str
 
 
@@ -85,7 +86,7 @@ def make_report(store: Store, study: str | None, *, out: Path | None = None) -> 
             (work / "report.html").replace(folder / "report.html")
     except OSError as error:
         raise StoreError(f"--out: cannot write to {str(folder)!r}: {error.strerror or error}") from error
-    return ReportResult(numbers.name, folder / "report.html", summarize(numbers))
+    return ReportResult(numbers.name, folder / "report.html", tuple(figures), summarize(numbers))
 
 
 def evaluate(store: Store, study: str | None) -> Numbers:

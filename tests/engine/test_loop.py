@@ -9,39 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import compose, untimed
 from torch.nn import functional as F
 
-from bnexp.compose import request_from_argv
-from bnexp.config import RunConfig, ScheduleConfig
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, load_host_data, to_device
+from bnexp.config import ScheduleConfig
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
 from bnexp.engine.checkpoint import load_checkpoint
 from bnexp.engine.loop import Checkpointing, Row, evaluate, train_run
 from bnexp.engine.schedule import lr_factor
 from bnexp.seeding import seed_for
 
 CPU = torch.device("cpu")
-TIMES = ("train_seconds", "images_per_second")
-
-
-def compose(*overrides: str) -> RunConfig:
-    base = {"exec.precision": "fp32", "data.train_limit": "200", "epochs": "3"}
-    base |= dict(override.split("=", 1) for override in overrides)
-    (config,) = request_from_argv([f"{key}={value}" for key, value in base.items()]).configs
-    return config
-
-
-@pytest.fixture(scope="module")
-def data() -> DeviceData:
-    return to_device(load_host_data(compose().data, None), CPU)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def untimed(history: list[Row]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in history]
 
 
 def test_training_is_the_textbook_loop_written_out(data: DeviceData) -> None:

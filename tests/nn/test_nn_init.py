@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnexp.errors import ConfigError
 from bnexp.nn import build_model
 from bnexp.nn.init import INITS, init_parameters, scale_to_unit_variance
-from bnexp.nn.layers import Stochastic
+from bnexp.nn.layers import Stochastic, stochastic_layers, weight_layers
 from bnexp.nn.norms import make_norm_factory
 from bnexp.seeding import seed_for
 
@@ -199,6 +199,30 @@ def test_lsuv_gives_every_weight_layer_unit_variance(network: str, kind: str) ->
     assert variances == pytest.approx(dict.fromkeys(variances, 1.0), abs=0.0101)
 
 
+@pytest.mark.parametrize("kind", ["none", "batch", "layer"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_lsuv_gives_recurrent_layers_unit_variance_over_all_steps(name: str, kind: str) -> None:
+    """W_h h of one step alone has another: none at the first, and more from step to step."""
+    fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "tanh"}
+    model = build_model(name, norm=make_norm_factory(kind), placement="before", depth=2, width=16, **fixed)
+    init_parameters(model, scheme="lsuv", gain=1.0, activation="tanh", seed_of=partial(seed_for, 0, "init"))
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    scale_to_unit_variance(model, x, gain=1.0)
+    outputs: dict[str, list[Tensor]] = {}
+    for layer, module in weight_layers(model):
+        module.register_forward_hook(lambda _, __, out, layer=layer: outputs.setdefault(layer, []).append(out.double()))
+    model.train()
+    for _, noise in stochastic_layers(model):
+        noise.eval()
+    model(x)
+    transforms = [f"layers.{index}.{part}" for index in range(2) for part in ("input", "hidden")]
+    assert sorted(outputs) == sorted([*transforms, "head"])
+    assert len(outputs["layers.1.hidden"]) == 8
+    variances = {name: torch.stack(calls).var().item() for name, calls in outputs.items()}
+    assert variances == pytest.approx(dict.fromkeys(outputs, 1.0), abs=0.0101)
+    assert abs(outputs["layers.1.hidden"][-1].var().item() - 1) > 0.05
+
+
 def test_lsuv_keeps_directions_and_ends_in_its_gain() -> None:
     def scaled(gain: float) -> list[Tensor]:
         model = build_model(
@@ -218,21 +242,27 @@ def test_lsuv_keeps_directions_and_ends_in_its_gain() -> None:
         torch.testing.assert_close(2 * one, two)
 
 
-def test_fixup_scales_first_convolutions_and_silences_branches_and_head() -> None:
-    network = {"name": "resnet", "depth": 14, "width": 4, "branch": "fixup"}
+@pytest.mark.parametrize("scheme", ["he", "default"])
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_fixup_scales_first_convolutions_and_silences_branches_and_head(preactivation: bool, scheme: str) -> None:
+    """Torch's default draws biases too."""
+    network = {"name": "resnet", "depth": 14, "width": 4, "preactivation": preactivation, "branch": "fixup"}
     fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
     model: Any = build_model(norm=make_norm_factory("none"), placement="before", **fixed, **network)
     plain: Any = build_model(
         norm=make_norm_factory("none"), placement="before", **fixed, **network | {"branch": "plain"}
     )
     for each in (model, plain):
-        init_parameters(each, scheme="he", gain=1.0, activation="relu", seed_of=partial(seed_for, 0, "init"))
+        init_parameters(each, scheme=scheme, gain=1.0, activation="relu", seed_of=partial(seed_for, 0, "init"))
     for block, reference in zip(model.blocks, plain.blocks, strict=True):
         torch.testing.assert_close(block.unit1.weight.weight, reference.unit1.weight.weight / math.sqrt(6))
         assert not block.unit2.weight.weight.any()
         assert block.scale.item() == 1.0
         assert not block.unit1.weight.bias.any()
+        assert not block.unit2.weight.bias.any()
     assert not model(torch.randn(2, 3, 8, 8)).any()
+    x = torch.randn(2, 4, 8, 8).relu()
+    assert torch.equal(model.blocks[0](x), x)
 
 
 @pytest.mark.parametrize("preactivation", [False, True])

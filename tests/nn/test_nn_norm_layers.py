@@ -49,11 +49,10 @@ def assert_near(got: Any, want: Any, tolerance: float = 1e-10) -> None:
 
 
 def renorm_statistics(
-    x: np.ndarray, running_mean: np.ndarray, running_var: np.ndarray, r_max: float, d_max: float
+    x: np.ndarray, running_mean: np.ndarray, running_sigma: np.ndarray, r_max: float, d_max: float
 ) -> tuple[np.ndarray, ...]:
     """mean and sigma of the batch, r and d, (C,) each: the first half of Ioffe 2017, algorithm 1."""
     mean, sigma = x.mean(axes_of(x)), np.sqrt(x.var(axes_of(x)) + EPS)
-    running_sigma = np.sqrt(running_var + EPS)
     r = np.clip(sigma / running_sigma, 1 / r_max, r_max)
     d = np.clip((mean - running_mean) / running_sigma, -d_max, d_max)
     return mean, sigma, r, d
@@ -92,7 +91,7 @@ def test_batch_renorm_matches_algorithm_1(ndim: int, affine: str, momentum: floa
     options: dict[str, Any] = {"r_max": 1.5, "d_max": 0.8, "ramp_steps": 3}
     norm = make_norm_factory("batch_renorm", eps=EPS, affine=affine, momentum=momentum, **options)
     layer: Any = norm.make(C, ndim=ndim).double()
-    running_mean, running_var = np.zeros(C), np.ones(C)
+    running_mean, running_sigma = np.zeros(C), np.full(C, np.sqrt(1 + EPS))
     seen: set[str] = set()
     for step in range(6):
         x, dy, gamma, beta = renorm_batch(ndim, step)
@@ -104,7 +103,7 @@ def test_batch_renorm_matches_algorithm_1(ndim: int, affine: str, momentum: floa
                     parameter.copy_(torch.from_numpy(value))
         grown = min(step / 3, 1.0)
         r_max, d_max = 1 + 0.5 * grown, 0.8 * grown
-        mean, sigma, r, d = renorm_statistics(x, running_mean, running_var, r_max, d_max)
+        mean, sigma, r, d = renorm_statistics(x, running_mean, running_sigma, r_max, d_max)
         if grown == 1:
             seen |= {"r inside" if 1 / r_max < v < r_max else f"r {v:.2f}" for v in r}
             seen |= {"d inside" if -d_max < v < d_max else f"d {v:.1f}" for v in d}
@@ -123,14 +122,14 @@ def test_batch_renorm_matches_algorithm_1(ndim: int, affine: str, momentum: floa
 
         weight = 1 / (step + 1) if momentum is None else momentum
         running_mean = running_mean + weight * (mean - running_mean)
-        running_var = running_var + weight * (x.var(axes_of(x), ddof=1) - running_var)
+        running_sigma = running_sigma + weight * (sigma - running_sigma)  # of deviations: not sqrt of a mean of squares
         assert_near(layer.running_mean, running_mean)
-        assert_near(layer.running_var, running_var)
+        assert_near(layer.running_var, running_sigma**2 - EPS)
     assert seen == {"r inside", "r 0.67", "r 1.50", "d inside", "d -0.8", "d 0.8"}  # every side of both bounds
 
     layer.eval()
     y = layer(torch.from_numpy(x))
-    want = (x - per_channel(running_mean, ndim)) / np.sqrt(per_channel(running_var, ndim) + EPS)
+    want = (x - per_channel(running_mean, ndim)) / per_channel(running_sigma, ndim)
     assert_near(y, want * per_channel(gamma, ndim) + per_channel(beta, ndim))
     assert_near(layer.running_mean, running_mean)
     assert int(layer.num_batches_tracked) == 6
@@ -162,7 +161,24 @@ def test_batch_renorm_starts_as_batch_norm() -> None:
     assert_near(outs[0][1], outs[1][1])
     assert norm.state_dict().keys() == batch.state_dict().keys()
     for name, value in batch.state_dict().items():
-        assert_near(norm.state_dict()[name], value)
+        if name != "running_var":  # which is of standard deviations here
+            assert_near(norm.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("num", [2, 4, 8])
+def test_batch_renorm_corrects_by_one_on_average_however_small_the_batch(num: int) -> None:
+    """A running average of variances would have r at 0.80, 0.92 and 0.97: sd_B is that far below its root mean square.
+
+    What is seen of r is the spread of the output, which without bounds is exactly r.
+    """
+    layer = BatchRenormalization(2000, eps=1e-12, momentum=0.02, r_max=1e9, d_max=1e9, ramp_steps=1).double()
+    generator = torch.Generator().manual_seed(num)
+    spreads = []
+    for step in range(260):
+        y = layer(torch.randn(num, 2000, dtype=torch.float64, generator=generator)).detach()
+        spreads += [y.std(0, correction=0).mean().item()] if step >= 200 else []
+    # the running average is over about 100 batches, and E(1 / sd) a little above 1 / E(sd)
+    assert np.mean(spreads) == pytest.approx(1, abs=0.015)
 
 
 def test_batch_renorm_without_bounds_trains_with_what_evaluation_sees() -> None:
@@ -179,7 +195,8 @@ def test_batch_renorm_corrects_in_fp32_under_bf16_autocast() -> None:
     layer.running_mean += 100
     # near 100 bf16 resolves 0.5: x is exact in bf16, its mean and variance are not
     x = 101 + 0.5 * np.random.default_rng(0).integers(-6, 7, size=(N, C, SIDE, SIDE))
-    mean, sigma, r, d = renorm_statistics(x, layer.running_mean.double().numpy(), layer.running_var.numpy(), 3.0, 5.0)
+    running_sigma = np.sqrt(layer.running_var.double().numpy() + EPS)
+    mean, sigma, r, d = renorm_statistics(x, layer.running_mean.double().numpy(), running_sigma, 3.0, 5.0)
     assert (np.abs(d) < 5).all()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(torch.from_numpy(x).bfloat16())
@@ -249,6 +266,7 @@ def test_noise_repeats_from_a_seed_and_leaves_the_global_generator_alone() -> No
     layer = ShiftingNoise(SHIFT, SCALE, JITTER)
     x = torch.randn(N, C, SIDE, SIDE)
     before = torch.get_rng_state()
+    assert not torch.equal(layer(x), x)  # nobody has seeded it
 
     def steps(seed: int) -> Tensor:
         layer.reseed(seed, torch.device("cpu"))
@@ -376,6 +394,50 @@ def test_group_ws_standardizes_every_weight_but_the_heads(name: str, options: di
     assert shapes[0] == shapes[1]  # the same parameters by name, and so the same initial values
 
 
+# where -> the weights of unit index, for the units in order, that are standardized
+PARTLY = {"none": (), "input": (), "first": (0,), "all-1": (0, 2), "input+last": (2,), "input+all": (0, 1, 2)}
+
+
+@pytest.mark.parametrize("placement", ["before", "after"])
+@pytest.mark.parametrize("where", PARTLY)
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_group_ws_standardizes_weights_where_their_own_norm_stands(name: str, where: str, placement: str) -> None:
+    kinds = standardized(name, where=where, placement=placement, depth=3)
+    assert kinds == {f"units.{index}": index in PARTLY[where] for index in range(3)}
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_group_ws_standardizes_weights_without_a_position_where_all_norms_stand(
+    placement: str, preactivation: bool
+) -> None:
+    fixed: dict[str, Any] = {"depth": 8, "placement": placement, "preactivation": preactivation}
+    # a pre-activation stem, and the end of a branch whose norm follows the sum, have no norm of their own
+    ends = [f"blocks.{index}.unit2" for index in range(3)]
+    bare = {"stem"} if preactivation else set(ends) if placement == "after" else set()
+    count = 7
+    for where in ("all", "input+all", "+".join(map(str, range(count)))):
+        assert set(standardized("resnet", where=where, **fixed).values()) == {True}
+    for where in ("none", "input"):
+        assert set(standardized("resnet", where=where, **fixed).values()) == {False}
+    # the last position: the closing norm, or that behind the last sum, has no weight right ahead of it
+    want = {"stem", *(f"blocks.{index}.{unit}" for index in range(3) for unit in ("unit1", "unit2"))} - bare
+    some = standardized("resnet", where="all-last", **fixed)
+    assert {layer for layer, yes in some.items() if yes} == want - (set() if bare else {ends[-1]})
+    one = standardized("resnet", where="1", **fixed)
+    assert {layer for layer, yes in one.items() if yes} == {"blocks.0.unit2" if preactivation else "blocks.0.unit1"}
+
+
+def standardized(name: str, *, placement: str, **options: Any) -> dict[str, bool]:
+    """Which weights are standardized, of all but the head's."""
+    fixed: dict[str, Any] = {"in_channels": 4, "image_size": 8, "num_classes": 10, "activation": "relu", "width": 8}
+    norm = make_norm_factory("group_ws", num_groups=4)
+    with torch.device("meta"):
+        model = build_model(name, norm=norm, placement=placement, **fixed, **options)
+    layers = [(layer, module) for layer, module in weight_layers(model) if layer != "head"]
+    return {layer: isinstance(module, StandardizedConv2d | StandardizedLinear) for layer, module in layers}
+
+
 def filter_response_by_hand(
     x: np.ndarray, dy: np.ndarray, gamma: np.ndarray, beta: np.ndarray, tau: np.ndarray | None
 ) -> dict[str, np.ndarray]:
@@ -430,18 +492,21 @@ def test_filter_response_of_one_example_is_the_same_alone() -> None:
     assert layer.eps == 1e-6  # the paper's
 
 
-def test_filter_response_takes_its_statistics_in_fp32_under_bf16_autocast() -> None:
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_filter_response_is_rounded_once_under_bf16_autocast(beta: float) -> None:
+    """Every map has a scale of its own: statistics, or factors, in bf16 would be off by up to another 2^-8 in each."""
     rng = np.random.default_rng(0)
-    # 16 squares that bf16 would add up with steps of 2^-8 of the sum, and more
-    low = torch.from_numpy(100 + 0.5 * rng.integers(-8, 9, size=(N, C, 16, 16))).bfloat16()
+    scale = np.exp(rng.normal(size=(N, C, 1, 1)))
+    low = torch.from_numpy(scale * rng.uniform(0.3, 3, size=(N, C, 16, 16))).bfloat16()
+    layer = FilterResponse(C, eps=EPS)
+    nn.init.constant_(layer.bias, beta)
     with torch.autocast("cpu", torch.bfloat16):
-        y = FilterResponse(C, eps=EPS)(low)
+        y = layer(low)
     assert y.dtype == torch.bfloat16
     x = low.double().numpy()
-    want = x / np.sqrt((x**2).mean((2, 3), keepdims=True) + EPS)
-    np.testing.assert_allclose(y.detach().double().numpy(), want, rtol=2**-7)
-    # roundings of single values, and no offset that all values of a map share
-    assert abs(float((y.detach().double().numpy() / want).mean()) - 1) < 2**-9
+    ratio = y.detach().double().numpy() / (x / np.sqrt((x**2).mean((2, 3), keepdims=True) + EPS) + beta)
+    # half a unit in bf16's last place; a map's few distinct values round alike, and their mean ratio would tell less
+    assert np.abs(ratio - 1).max((2, 3)).max() < 2**-8 * 1.001
 
 
 def units(placement: str, *, threshold: bool = True, **options: Any) -> UnitFactory:
@@ -479,6 +544,38 @@ def test_filter_response_takes_the_place_of_an_activation_right_behind_it_alone(
         ("norm", "act", "weight"),
         ("norm", "act"),
     ]
+
+
+def test_filter_response_has_a_threshold_where_it_takes_an_activations_place_alone() -> None:
+    def thresholds(**arguments: Any) -> dict[str, bool]:
+        fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "relu"}
+        norm = make_norm_factory("filter_response")
+        model = build_model("resnet", depth=8, width=4, norm=norm, **fixed, **arguments)
+        return {name: m.tau is not None for name, m in model.named_modules() if isinstance(m, FilterResponse)}
+
+    firsts = {f"blocks.{index}.unit1.norm": True for index in range(3)}
+    seconds = [f"blocks.{index}.unit2.norm" for index in range(3)]
+    # at the end of a branch the activation waits for the addition
+    want = {"stem.norm": True} | firsts | dict.fromkeys(seconds, False)
+    assert thresholds(placement="before") == want
+    assert thresholds(placement="before", where="input+all") == {"input_norm": False} | want
+    assert thresholds(placement="before", preactivation=True) == firsts | dict.fromkeys(
+        [*seconds, "closing.norm"], True
+    )
+    for preactivation in (False, True):
+        after = thresholds(placement="after", where="input+all", preactivation=preactivation)
+        assert set(after.values()) == {False}
+        assert len(after) == 8
+
+
+def test_filter_response_without_activation_is_the_same_but_for_the_threshold() -> None:
+    norm: Any = make_norm_factory("filter_response", eps=EPS)
+    plain = norm.without_activation()
+    assert plain == make_norm_factory("filter_response", eps=EPS, threshold=False)
+    assert plain.without_activation() == plain
+    layer = plain.make(C, ndim=4)
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    assert (layer(torch.randn(N, C, SIDE, SIDE)) < 0).any()
 
 
 def test_filter_response_that_is_left_out_leaves_the_activation_in() -> None:

@@ -195,7 +195,11 @@ def test_running_statistics_and_evaluation_match_the_formula(kind: str, ndim: in
         axes = tuple(a for a in range(1, ghosts.ndim) if a != 2)
         weight = 1 / step if momentum is None else momentum
         running_mean = (1 - weight) * running_mean + weight * ghosts.mean(axes).mean(0)
-        running_var = (1 - weight) * running_var + weight * ghosts.var(axes, ddof=1).mean(0)
+        if kind == "batch_renorm":  # whose average is of standard deviations
+            old, new = np.sqrt(running_var + EPS), np.sqrt(ghosts.var(axes).mean(0) + EPS)
+            running_var = ((1 - weight) * old + weight * new) ** 2 - EPS
+        else:
+            running_var = (1 - weight) * running_var + weight * ghosts.var(axes, ddof=1).mean(0)
         inner = with_affine(layer)
         assert_near(inner.running_mean, running_mean, 1e-10)
         assert_near(inner.running_var, running_var, 1e-10)
@@ -293,17 +297,22 @@ def test_statistics_are_fp32_under_bf16_autocast(kind: str, memory_format: torch
         assert_near(with_affine(layer).running_mean, 0.1 * x.mean((0, 2, 3)), 1e-5)
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_norm_ignores_the_memory_format(kind: str) -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [*OPTIONS, "filter_response"])
+def test_norm_keeps_the_memory_format_and_ignores_it(kind: str, training: bool) -> None:
+    """A convolution behind a norm takes the format that it is given."""
     x, dy, _, _ = draw(4)
-    plain, last = make_layer(kind, 4, torch.float64), make_layer(kind, 4, torch.float64)
-    a = torch.from_numpy(x).requires_grad_()
-    b = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).requires_grad_()
-    for layer, leaf in ((plain, a), (last, b)):
-        layer(leaf).backward(torch.from_numpy(dy))
-    assert a.grad is not None
-    assert b.grad is not None
-    assert_near(b.grad, a.grad, 1e-12)
+    norm = make_norm_factory(kind, eps=EPS, **OPTIONS.get(kind, {}))
+    outs = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        leaf = torch.from_numpy(x).contiguous(memory_format=memory_format).requires_grad_()
+        y = norm.make(C, ndim=4).double().train(training)(leaf)
+        assert y.is_contiguous(memory_format=memory_format)
+        y.backward(torch.from_numpy(dy))
+        assert leaf.grad is not None
+        outs.append((y.detach(), leaf.grad))
+    assert_near(outs[1][0], outs[0][0], 1e-12)
+    assert_near(outs[1][1], outs[0][1], 1e-12)
 
 
 def test_none_is_the_identity() -> None:
@@ -400,6 +409,23 @@ def test_replaces_bias_by_kind_and_affine() -> None:
     assert {kind: answers(kind) for kind in OPTIONS} == {
         kind: by_beta if kind in across_channels else by_mean for kind in OPTIONS
     }
+
+
+@pytest.mark.parametrize(("affine", "want"), [("both", True), ("scale", False), ("shift", True), ("none", False)])
+def test_batch_norm_whose_mean_freezes_replaces_a_bias_by_its_own_alone(affine: str, want: bool) -> None:
+    for freeze_at in (0, 3):
+        assert make_norm_factory("batch", affine=affine, freeze_at=freeze_at).replaces_bias is want
+    assert make_norm_factory("batch", affine=affine, freeze_at=None).replaces_bias
+    # with frozen statistics a bias does count, and beta / gamma / sigma is as good as one
+    layer: Any = make_norm_factory("batch", affine=affine).make(C, ndim=2).double().eval()
+    x = torch.from_numpy(draw(2)[0])
+    bias = torch.ones(1, C, dtype=torch.float64)
+    moved = layer(x + bias)
+    assert not torch.allclose(moved, layer(x))
+    if want:
+        scale = (1 + layer.eps) ** -0.5  # gamma is 1, and so is the running variance
+        layer.bias.data += scale
+        assert_near(layer(x), moved.detach(), 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["batch", "ghost", "instance", "batch_renorm", "noisy_batch"])

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.data.sources import load_digits
 from bnexp.errors import ConfigError
 from bnexp.nn.init import init_parameters
-from bnexp.nn.layers import activation_layers, norm_layers, running_norms, weight_layers
+from bnexp.nn.layers import activation_layers, norm_layers, running_norms, stochastic_layers, weight_layers
 from bnexp.nn.norms import NORMS, make_norm_factory
-from bnexp.nn.recurrent import Gru, Lstm, Recurrent, StepNorm
-from bnexp.nn.statistics import measure_statistics
-from bnexp.nn.unit import UnitFactory
+from bnexp.nn.recurrent import Gru, InitialNoise, Lstm, Recurrent, StepNorm
+from bnexp.nn.statistics import batch_statistics, measure_statistics
+from bnexp.nn.unit import NormPositions, UnitFactory
 from bnexp.seeding import seed_for
 
 N, CHANNELS, SIDE, CLASSES, WIDTH, DEPTH = 7, 2, 4, 3, 6, 2
@@ -34,16 +36,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "layer": {"eps": EPS},
     "group": {"num_groups": 2},
     "ghost": {"ghost_size": N},
+    "noisy_batch": {"eps": EPS, "momentum": MOMENTUM},
 }
 
 Normalize = Callable[[str, int, Tensor], Tensor]
 
 
 def make(cell: type[Recurrent] = Lstm, kind: str = "batch", *, seed: int = 0, **changes: Any) -> Any:
-    """A float64 network with every parameter drawn, so that no gamma is 1 and no bias 0."""
+    """A float64 network with every parameter drawn, so that no gamma is 1 and no bias 0; its first state is 0."""
     norm = make_norm_factory(kind, **OPTIONS.get(kind, {}) | changes.pop("norm", {}))
     arguments: dict[str, Any] = {"depth": DEPTH, "width": WIDTH, "units": UnitFactory(norm, "before", "tanh")}
-    model = cell(CHANNELS, SIDE, CLASSES, **arguments | changes).double()
+    model = cell(CHANNELS, SIDE, CLASSES, **arguments | {"initial_noise": 0.0} | changes).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -73,14 +76,17 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-x))
 
 
-def unrolled(model: Recurrent, steps: Sequence[Tensor], normalize: Normalize) -> Tensor:
-    """The logits by the textbook, gate by gate."""
+def unrolled(
+    model: Recurrent, steps: Sequence[Tensor], normalize: Normalize, starts: Sequence[tuple[Tensor, Tensor]] = ()
+) -> Tensor:
+    """The logits by the textbook, gate by gate, from each layer's first h and c, or from zeros."""
     p = dict(model.named_parameters())
     states = list(steps)
     for layer in range(len(model.layers)):
         name = f"layers.{layer}"
         w_x, w_h, b = p[f"{name}.input.weight.weight"], p[f"{name}.hidden.weight.weight"], p[f"{name}.bias"]
         h = c = torch.zeros(len(steps[0]), WIDTH, dtype=torch.float64)
+        h, c = starts[layer] if starts else (h, c)
         outputs = []
         for t, x in enumerate(states):
             from_x = normalize(f"{name}.input.norm", t, x @ w_x.T) + b
@@ -107,8 +113,8 @@ class BatchFormula:
         num_kept: steps with running statistics of their own; later ones use the last of them.
     """
 
-    def __init__(self, model: Recurrent, num_kept: int) -> None:
-        self.model, self.last = model, num_kept - 1
+    def __init__(self, model: Recurrent, num_kept: int, momentum: float = MOMENTUM) -> None:
+        self.model, self.last, self.momentum = model, num_kept - 1, momentum
         self.noted: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self.running: dict[tuple[str, int], tuple[Any, Any]] = {}
 
@@ -120,8 +126,8 @@ class BatchFormula:
         key = (name, min(t, self.last))
         old_mean, old_var = self.running.get(key, (0.0, 1.0))
         self.running[key] = (
-            (1 - MOMENTUM) * old_mean + MOMENTUM * mean.detach(),
-            (1 - MOMENTUM) * old_var + MOMENTUM * var.detach() * num / (num - 1),
+            (1 - self.momentum) * old_mean + self.momentum * mean.detach(),
+            (1 - self.momentum) * old_var + self.momentum * var.detach() * num / (num - 1),
         )
         return self._scaled(name, (x - mean) / torch.sqrt(var + EPS))
 
@@ -135,9 +141,10 @@ class BatchFormula:
 
 def scaled(model: Recurrent, name: str, x_hat: Tensor) -> Tensor:
     """gamma x_hat, and + beta for the cell state alone."""
-    p = dict(model.named_parameters())
-    y = x_hat * p[f"{name}.steps.0.weight"]
-    return y + p[f"{name}.steps.0.bias"] if name.endswith("cell.norm") else y
+    inner: Any = model.get_submodule(f"{name}.steps.0")
+    inner = inner[0] if isinstance(inner, nn.Sequential) else inner  # noisy batch norm's batch norm
+    y = x_hat * inner.weight
+    return y + inner.bias if name.endswith("cell.norm") else y
 
 
 def assert_same(model: Recurrent, got: Tensor, want: Tensor, tolerance: float = 1e-9) -> None:
@@ -152,13 +159,15 @@ def assert_same(model: Recurrent, got: Tensor, want: Tensor, tolerance: float = 
 
 
 def assert_running(model: Recurrent, want: dict[tuple[str, int], tuple[Tensor, Tensor]], tolerance: float) -> None:
-    modules = dict(model.named_modules())
-    found = {(name.rpartition(".steps.")[0], int(name.rpartition(".")[2])) for name, _ in running_norms(model)}
-    assert found == want.keys()
-    for (name, step), (mean, var) in want.items():
-        norm: Any = modules[f"{name}.steps.{step}"]
-        torch.testing.assert_close(norm.running_mean, mean, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(norm.running_var, var, rtol=tolerance, atol=tolerance)
+    found: dict[tuple[str, int], Any] = {}
+    for full_name, norm in running_norms(model):
+        match = re.fullmatch(r"(.+)\.steps\.(\d+)(\.0)?", full_name)
+        assert match
+        found[match[1], int(match[2])] = norm
+    assert found.keys() == want.keys()
+    for key, (mean, var) in want.items():
+        torch.testing.assert_close(found[key].running_mean, mean, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found[key].running_var, var, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -202,7 +211,8 @@ def test_without_norm_it_is_torchs_own(cell: type[Recurrent]) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_batch_norm_matches_the_unrolled_formula(cell: type[Recurrent], step_statistics: str) -> None:
     model = make(cell, step_statistics=step_statistics)
-    formula = BatchFormula(model, SIDE if step_statistics == "per_step" else 1)
+    shared = {"num_kept": 1, "momentum": 1 - (1 - MOMENTUM) ** (1 / SIDE)}  # 0.7 is left of the old after SIDE steps
+    formula = BatchFormula(model, **{"num_kept": SIDE} if step_statistics == "per_step" else shared)
     for seed in range(3):
         x = images(seed=seed)
         assert_same(model, model(x), unrolled(model, by_rows(x), formula.training))
@@ -401,7 +411,7 @@ def test_shapes_on_the_meta_device(cell: type[Recurrent], kind: str, sequence: s
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_norm_trains_and_evaluates_under_autocast_too(cell: type[Recurrent], kind: str) -> None:
     for bf16 in (False, True):
-        model = make(cell, kind).float()
+        model = make(cell, kind, initial_noise=0.1).float()
         x = images().float()
         for training in (True, False):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -432,17 +442,241 @@ def test_activation_is_called_at_every_step(cell: type[Recurrent]) -> None:
     assert shapes == [(N, WIDTH)] * DEPTH * SIDE
 
 
-@pytest.mark.parametrize("train_steps", [None, 2])
+def batches() -> list[Tensor]:
+    """Of different sizes, means and scales."""
+    return [images(seed=2), 2 * images(seed=3, num=4) + 1, images(seed=4) - 2]
+
+
+@pytest.mark.parametrize("kind", ["batch", "noisy_batch"])
+@pytest.mark.parametrize("train_steps", [None, 1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_measured_statistics_of_each_step_are_exact(cell: type[Recurrent], train_steps: int | None) -> None:
-    model = make(cell, train_steps=train_steps)
+def test_measured_statistics_of_each_step_are_exact(cell: type[Recurrent], train_steps: int | None, kind: str) -> None:
+    """Those of the last trained step are its own alone, though evaluation has the later steps use them too."""
+    model = make(cell, kind, train_steps=train_steps, initial_noise=0.1)
     model(images(seed=1))
-    batches = [images(seed=2), images(seed=3, num=4), images(seed=4)]
-    measure_statistics(model, lambda: batches)
+    modes = [module.training for module in model.modules()]
+    measure_statistics(model, batches)
+    assert [module.training for module in model.modules()] == modes
     # with all before it exact, each step sees what it would see if everything were one batch
     formula = BatchFormula(model, SIDE)
-    unrolled(model, by_rows(torch.cat(batches))[:train_steps], formula.training)
+    unrolled(model, by_rows(torch.cat(batches()))[:train_steps], formula.training)
     assert_running(model, formula.noted, 1e-10)
+
+
+class Pooled:
+    """Batch norm by each call's own batch, and the inputs of all calls of a norm together."""
+
+    def __init__(self, model: Recurrent) -> None:
+        self.model = model
+        self.inputs: dict[str, list[Tensor]] = {}
+
+    def normalize(self, name: str, t: int, x: Tensor) -> Tensor:
+        self.inputs.setdefault(name, []).append(x.detach())
+        return scaled(self.model, name, (x - x.mean(0)) / torch.sqrt(((x - x.mean(0)) ** 2).mean(0) + EPS))
+
+    def moments(self) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+        whole = {name: torch.cat(inputs) for name, inputs in self.inputs.items()}
+        return {(name, 0): (x.mean(0), ((x - x.mean(0)) ** 2).mean(0)) for name, x in whole.items()}
+
+
+@pytest.mark.parametrize("kind", ["batch", "noisy_batch"])
+@pytest.mark.parametrize("train_steps", [None, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_measured_shared_statistics_are_pooled_over_steps_and_batches(
+    cell: type[Recurrent], train_steps: int | None, kind: str
+) -> None:
+    model = make(cell, kind, step_statistics="shared", train_steps=train_steps)
+    pooled = Pooled(model)
+    for x in batches():
+        unrolled(model, by_rows(x)[:train_steps], pooled.normalize)
+    for seed in (1, 6):  # from two different pasts, and once more from its own result
+        for step in range(seed):
+            model(3 * images(seed=step))
+        for _ in range(2):
+            measure_statistics(model, batches)
+            assert_running(model, pooled.moments(), 1e-10)
+    once = copy.deepcopy(model.state_dict())
+    measure_statistics(model, batches)
+    assert all(torch.equal(value, once[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_measured_shared_statistics_of_one_trained_step_are_exact(cell: type[Recurrent]) -> None:
+    model = make(cell, step_statistics="shared", train_steps=1)
+    model(images(seed=1))
+    measure_statistics(model, batches)
+    formula = BatchFormula(model, 1)
+    unrolled(model, by_rows(torch.cat(batches()))[:1], formula.training)
+    assert_running(model, formula.noted, 1e-10)
+
+
+def test_measured_shared_statistics_stand_behind_an_exact_norm_of_the_input() -> None:
+    units = UnitFactory(make_norm_factory("batch", **OPTIONS["batch"]), "before", "tanh", NormPositions(None, True))
+    model = make(units=units, step_statistics="shared")
+    measure_statistics(model, batches)
+    whole = torch.cat(batches())
+    mean = whole.mean((0, 2, 3), keepdim=True)
+    sigma = torch.sqrt(((whole - mean) ** 2).mean((0, 2, 3), keepdim=True) + EPS)
+    gamma, beta = (getattr(model.input_norm, name).view(1, -1, 1, 1) for name in ("weight", "bias"))
+    torch.testing.assert_close(model.input_norm.running_mean, mean.flatten(), rtol=1e-10, atol=1e-10)
+    pooled = Pooled(model)
+    for x in batches():
+        unrolled(model, by_rows((x - mean) / sigma * gamma + beta), pooled.normalize)
+    norm: Any = model.layers[0].cell.norm.steps[0]
+    want_mean, want_var = pooled.moments()["layers.0.cell.norm", 0]
+    torch.testing.assert_close(norm.running_mean, want_mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(norm.running_var, want_var, rtol=1e-10, atol=1e-10)
+
+
+def test_step_past_the_last_one_calls_the_last_ones_norm() -> None:
+    norm = StepNorm(lambda: nn.BatchNorm1d(3), 3)
+    called: list[tuple[int, nn.Module]] = []
+    for module in norm.steps:
+        module.register_forward_hook(lambda module, *_: called.append((now, module)))
+    for now in (0, 1, 2, 3, 7):
+        norm(torch.randn(4, 3), now)
+    assert called == [(step, norm.steps[min(step, 2)]) for step in (0, 1, 2, 3, 7)]
+
+
+@pytest.mark.parametrize("step_statistics", ["per_step", "shared"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_batch_statistics_are_each_steps_own_past_the_trained_ones_too(
+    cell: type[Recurrent], step_statistics: str
+) -> None:
+    model = make(cell, train_steps=2, step_statistics=step_statistics)
+    model(images(seed=1))
+    x = images(seed=5)
+    with batch_statistics(model):
+        got = model(x)
+    torch.testing.assert_close(got, unrolled(model, by_rows(x), Pooled(model).normalize), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("train_steps", [None, 3])
+@pytest.mark.parametrize("kind", ["batch", "ghost", "noisy_batch"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_pass_leaves_as_much_of_shared_statistics_as_one_batch_of_the_others(
+    cell: type[Recurrent], kind: str, train_steps: int | None
+) -> None:
+    norm = {"momentum": MOMENTUM}
+    model = make(cell, kind, norm=norm, step_statistics="shared", train_steps=train_steps)
+    other = copy.deepcopy(model)
+    for _, layer in running_norms(other):
+        layer.get_buffer("running_mean").add_(50)
+        layer.get_buffer("running_var").add_(80)
+    for each in (model, other):
+        for _, noise in stochastic_layers(each):
+            noise.reseed(0, torch.device("cpu"))
+        each(images())
+    for (_, a), (_, b) in zip(running_norms(model), running_norms(other), strict=True):
+        for name, added in (("running_mean", 50), ("running_var", 80)):
+            left = b.get_buffer(name) - a.get_buffer(name)
+            torch.testing.assert_close(left, torch.full_like(left, 0.7 * added), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_shared_statistics_weigh_all_steps_nearly_alike(cell: type[Recurrent]) -> None:
+    """Rows with means 0 to 27: with the plain momentum the running mean would be near that of the last ten."""
+    units = UnitFactory(make_norm_factory("batch"), "before", "tanh")
+    model = cell(1, 28, 3, depth=1, width=2, units=units, step_statistics="shared")
+    rows = torch.arange(28.0).view(1, 1, 28, 1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.get_parameter("layers.0.input.weight.weight").fill_(1 / 28)  # its output is the row's mean
+        for _ in range(100):
+            model(rows + torch.randn(64, 1, 28, 28, generator=generator))
+    norm: Any = model.get_submodule("layers.0.input.norm.steps.0")
+    # the last step's weight is 1/0.9 of the first one's: by 0.25 to the later steps
+    torch.testing.assert_close(norm.running_mean, torch.full_like(norm.running_mean, 13.5), rtol=0, atol=0.35)
+    assert norm.running_mean.min() > 13.6
+
+
+def test_momentum_of_shared_statistics_alone_is_by_steps() -> None:
+    def momenta(**changes: Any) -> set[float | None]:
+        return {norm.momentum for _, norm in running_norms(make(**changes))}
+
+    assert momenta() == {MOMENTUM}
+    assert momenta(norm={"momentum": None}, step_statistics="shared") == {None}
+    units = UnitFactory(make_norm_factory("batch", momentum=0.3), "before", "tanh", NormPositions(None, True))
+    model = make(units=units, step_statistics="shared")
+    assert model.input_norm.momentum == 0.3  # which runs once a pass
+
+
+@pytest.mark.parametrize("prefix", [28, 60])
+@pytest.mark.parametrize("cell", CELLS)
+def test_initial_noise_keeps_gradients_finite_past_a_blank_beginning(cell: type[Recurrent], prefix: int) -> None:
+    def largest_gradient(**changes: float) -> float:
+        units = UnitFactory(make_norm_factory("batch"), "before", "tanh")
+        model = cell(1, 8, 3, depth=1, width=8, units=units, sequence="pixels", **changes)  # type: ignore[arg-type]
+        init_parameters(model, scheme="xavier", gain=1.0, activation="tanh", seed_of=partial(seed_for, 0, "init"))
+        x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+        x[:, :prefix] = 0.5
+        F.cross_entropy(model(x.view(32, 1, 8, 8)), torch.arange(32) % 3).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        return float(torch.stack([g.abs().max() for g in gradients]).max())  # nan where one is
+
+    assert largest_gradient() < 10
+    assert not largest_gradient(initial_noise=0.0) < 1e9  # most are nan
+
+
+def test_initial_noise_is_normal_with_its_standard_deviation() -> None:
+    noise = InitialNoise(0.3)
+    noise.reseed(1, torch.device("cpu"))
+    state = torch.full((400, 250), 2.0, dtype=torch.float64)
+    drawn = (noise(state) - 2).numpy().ravel()
+    assert abs(drawn.mean()) < 4 * 0.3 / len(drawn) ** 0.5
+    assert drawn.std() == pytest.approx(0.3, rel=4 / (2 * len(drawn)) ** 0.5)
+    assert stats.kstest(drawn[::10] / 0.3, stats.norm.cdf).pvalue > 1e-3
+    assert noise.eval()(state) is state
+    assert InitialNoise(0.0)(state) is state
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_initial_noise_keeps_the_dtype(dtype: torch.dtype) -> None:
+    assert InitialNoise(0.3)(torch.zeros(2, 3, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_initial_noise_starts_every_layers_states_in_training_alone(cell: type[Recurrent]) -> None:
+    model = make(cell, initial_noise=0.5)
+    drawn: list[Tensor] = []
+    names = [name for name, _ in stochastic_layers(model)]
+    assert names == ["layers.0.start", "layers.1.start"]
+    for index, (_, layer) in enumerate(stochastic_layers(model)):
+        layer.reseed(index, torch.device("cpu"))
+        layer.register_forward_hook(lambda _, __, out: drawn.append(out))
+    x = images()
+    got = model(x)
+    # h and then, in an LSTM, c, each its own
+    starts = [(h, c) for h, c in zip(drawn[::2], drawn[1::2], strict=True)] if cell is Lstm else [(h, h) for h in drawn]
+    assert len(starts) == DEPTH
+    assert len({tensor.sum().item() for pair in starts for tensor in pair}) == (4 if cell is Lstm else 2)
+    want = unrolled(model, by_rows(x), Pooled(model).normalize, starts)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    drawn.clear()
+    model.eval()(x)
+    assert not any(state.any() for state in drawn)
+    units = UnitFactory(make_norm_factory("none"), "before", "tanh")
+    by_default: Any = cell(CHANNELS, SIDE, CLASSES, depth=1, width=2, units=units)
+    assert by_default.layers[0].start.std == 0.1
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_initial_noise_repeats_from_a_seed_and_leaves_the_global_generator_alone(cell: type[Recurrent]) -> None:
+    model, x = make(cell, "none", initial_noise=0.1), images()
+    before = torch.get_rng_state()
+
+    def passes(seed: int) -> Tensor:
+        for index, (_, layer) in enumerate(stochastic_layers(model)):
+            layer.reseed(seed + 10 * index, torch.device("cpu"))
+        return torch.stack([model(x) for _ in range(2)])
+
+    unseeded = model(x)
+    first = passes(5)
+    assert torch.equal(passes(5), first)
+    assert not torch.equal(passes(6), first)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(unseeded, model.eval()(x))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("kind", ["none", "batch"])

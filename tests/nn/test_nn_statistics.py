@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.nn import build_model
-from bnexp.nn.layers import running_norms
+from bnexp.nn.layers import Dropout, Stochastic, running_norms
 from bnexp.nn.norms import make_norm_factory
 from bnexp.nn.statistics import batch_statistics, input_moments, kept_statistics, measure_statistics
 
@@ -23,7 +23,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "cnn": {"name": "cnn", "depth": 4, "width": 4, "activation": "relu"},
     "mlp": {"name": "mlp", "depth": 2, "width": 16, "activation": "relu"},
     "resnet": {"name": "resnet", "depth": 8, "width": 4, "activation": "relu"},
-    "lstm": {"name": "lstm", "depth": 1, "width": 6, "activation": "tanh"},
+    "lstm": {"name": "lstm", "depth": 1, "width": 6, "activation": "tanh", "initial_noise": 0.0},
 }
 CHUNKS = [[N], [7, 1, 16], [1] * N]
 
@@ -165,14 +165,76 @@ def vectors(num: int = 9) -> Tensor:
     return 2 * torch.randn(num, 4, generator=torch.Generator().manual_seed(3)) + 1
 
 
-def test_measured_statistics_of_a_norm_that_runs_twice_are_over_both_calls() -> None:
+def by_own(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+@pytest.mark.parametrize("old", [0.0, 100.0])
+def test_measured_statistics_of_a_norm_that_runs_twice_are_over_both_calls(old: float) -> None:
+    """Whatever was there before: each call is normalized by its own batch."""
     model, x = shared_norm(), vectors()
-    first = x.double().numpy()
-    second = (first - [1, 0, -1, 2]) / np.sqrt(np.array([1, 4, 0.25, 2]) + 1e-5) * 3 + 1
-    measure_statistics(model, in_chunks(x, [5, 4]))
-    both = np.concatenate([first, second])
-    np.testing.assert_allclose(model.norm.get_buffer("running_mean").numpy(), both.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(model.norm.get_buffer("running_var").numpy(), both.var(0), rtol=1e-5)
+    model.norm.get_buffer("running_mean").add_(old)
+    first = [chunk.double().numpy() for chunk in x.split([5, 4])]
+    second = [by_own(chunk) * 3 + 1 for chunk in first]
+    for _ in range(2):
+        measure_statistics(model, in_chunks(x, [5, 4]))
+        both = np.concatenate([*first, *second])
+        np.testing.assert_allclose(model.norm.get_buffer("running_mean").numpy(), both.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(model.norm.get_buffer("running_var").numpy(), both.var(0), rtol=1e-5)
+
+
+class MixedNorms(nn.Module):
+    """One norm that runs once, between the two calls of another; and a third at the end."""
+
+    def __init__(self, old: float) -> None:
+        super().__init__()
+        self.twice, self.once, self.last = (nn.BatchNorm1d(4) for _ in range(3))
+        for _, norm in running_norms(self):
+            norm.get_buffer("running_mean").fill_(old)
+            norm.get_buffer("running_var").fill_(1 + old)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.once(self.twice(x).exp())
+        out: Tensor = self.last(self.twice(x.exp()))
+        return out
+
+
+def test_measured_statistics_of_norms_that_run_once_and_twice_do_not_depend_on_the_old_ones() -> None:
+    x = vectors(40)
+    first = [chunk.double().numpy() for chunk in x.split([25, 15])]
+    pooled = np.concatenate([*first, *(np.exp(by_own(np.exp(by_own(chunk)))) for chunk in first)])
+    twice = np.concatenate(first)
+    behind = np.exp((twice - pooled.mean(0)) / np.sqrt(pooled.var(0) + 1e-5))  # exact behind the pooled ones
+    for old in (0.0, 7.0):
+        model = MixedNorms(old)
+        measure_statistics(model, in_chunks(x, [25, 15]))
+        for norm, values in ((model.twice, pooled), (model.once, behind)):
+            np.testing.assert_allclose(norm.get_buffer("running_mean").numpy(), values.mean(0), rtol=1e-5)
+            np.testing.assert_allclose(norm.get_buffer("running_var").numpy(), values.var(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_noise_on_where_it_is_asked_to(training: bool) -> None:
+    """Ones that are zeroed or doubled have variance 1; a first state of noise, that of its product with W_h."""
+    dropped = nn.Sequential(Dropout(0.5), nn.BatchNorm1d(4)).train(training)
+    recurrent: Any = build_model(
+        norm=make_norm_factory("batch"), in_channels=3, image_size=8, num_classes=5, placement="before",
+        **NETWORKS["lstm"] | {"initial_noise": 0.5},
+    ).train(training)  # fmt: skip
+    hidden = recurrent.layers[0].hidden
+    of_noise = 0.25 * hidden.weight.weight.detach().square().sum(1)
+    modes = [module.training for module in (*dropped.modules(), *recurrent.modules())]
+    before = torch.get_rng_state()
+    for noise in (True, False):
+        measure_statistics(dropped, lambda: [torch.ones(5000, 4)] * 4, noise=noise)
+        measure_statistics(recurrent, lambda: [images(1).expand(4000, -1, -1, -1)], noise=noise)
+        got = dropped.state_dict()["1.running_var"]
+        torch.testing.assert_close(got, torch.full((4,), float(noise)), rtol=0, atol=1e-3)
+        got = hidden.norm.steps[0].running_var
+        torch.testing.assert_close(got, of_noise * noise, rtol=0.15, atol=1e-6)  # 4000 draws: 2 % of standard error
+        assert [module.training for module in (*dropped.modules(), *recurrent.modules())] == modes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training is training for module in dropped.modules() if isinstance(module, Stochastic))
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -201,6 +201,7 @@ def test_dropout_is_off_in_evaluation_and_its_gradient_has_the_same_zeros() -> N
 
 def test_dropout_repeats_from_a_seed_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
+    assert not Dropout(0.5)(torch.ones(100, 10)).all()  # nobody has seeded it
     first = dropped_ones(0.5, (100, 10))
     assert torch.equal(dropped_ones(0.5, (100, 10)), first)
     assert not torch.equal(dropped_ones(0.5, (100, 10), seed=1), first)
@@ -270,6 +271,8 @@ def test_weight_has_a_bias_unless_a_norm_replaces_it(network: str) -> None:
     assert biases(kind="none", placement="after") == {True}
     assert biases(kind="layer", affine="none") == {True}
     assert biases(kind="batch", affine="none") == {False}
+    assert biases(kind="batch", affine="both", freeze_at=1) == {False}
+    assert biases(kind="batch", affine="scale", freeze_at=1) == {True}
 
 
 @pytest.mark.parametrize("network", SMALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ WHERES = ["all", "none", "input", "first", "last", "1", "all-2", "input+first", 
 
 
 def arguments(network: str, *, kind: str = "batch", placement: str = "before", **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"group": {"num_groups": 2}, "ghost": {"ghost_size": 2}}.get(kind, {})
+    groups = {"num_groups": 2}
+    options: dict[str, Any] = {"group": groups, "group_ws": groups, "ghost": {"ghost_size": 2}}.get(kind, {})
     fixed: dict[str, Any] = {"in_channels": 3, "image_size": 8, "num_classes": 10, "activation": "leaky_relu"}
     return fixed | {"norm": make_norm_factory(kind, **options), "placement": placement} | SMALL[network] | changes
 
@@ -155,9 +157,13 @@ def test_biases_that_are_left_out_would_have_changed_nothing(network: str, place
         torch.testing.assert_close(model(images(8).double()), without, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["batch", "ghost", "layer", "filter_response"])
+@pytest.mark.parametrize("kind", ["batch", "ghost", "layer", "filter_response", "group_ws"])
 @pytest.mark.parametrize(("network", "placement"), PLACED)
 def test_none_is_the_network_without_a_norm(network: str, placement: str, kind: str) -> None:
+    if (network, kind) in (("lstm", "group_ws"), ("gru", "group_ws")):
+        with pytest.raises(ConfigError, match=r"^norm\.kind: 'group_ws'"):
+            make(network, kind=kind, where="none")
+        return
     model = make(network, kind=kind, where="none", placement=placement)
     plain = make(network, kind="none", placement=placement)
     assert model.state_dict().keys() == plain.state_dict().keys()
@@ -165,11 +171,13 @@ def test_none_is_the_network_without_a_norm(network: str, placement: str, kind: 
         assert torch.equal(model.train(training)(images()), plain.train(training)(images()))
 
 
-@pytest.mark.parametrize("network", SMALL)
-def test_every_position_by_number_is_all(network: str) -> None:
-    count = count_norm_positions(**arguments(network))
-    model = make(network, where="+".join(map(str, range(count))))
-    whole = make(network)
+@pytest.mark.parametrize(
+    ("network", "kind"), [(n, "batch") for n in SMALL] + [(n, "group_ws") for n in SMALL if n not in ("lstm", "gru")]
+)
+def test_every_position_by_number_is_all(network: str, kind: str) -> None:
+    count = count_norm_positions(**arguments(network, kind=kind))
+    model = make(network, where="+".join(map(str, range(count))), kind=kind)
+    whole = make(network, kind=kind)
     assert model.state_dict().keys() == whole.state_dict().keys()
     assert torch.equal(model(images()), whole(images()))
 
@@ -273,6 +281,23 @@ def test_bad_spelling_is_one_line_that_names_the_key(where: str) -> None:
         with pytest.raises(ConfigError, match=r"^norm\.where: [^\n]*expected all, none, input, first") as raised:
             call(where, 4)
         assert str(raised.value).startswith(f"norm.where: {where!r}: ")
+
+
+@pytest.mark.parametrize("where", ["first", "last", "0", "all-last", "input+first"])
+def test_network_without_positions_has_neither_a_first_nor_a_last(where: str) -> None:
+    for call in (select_positions, canonical_where):
+        message = rf"^norm\.where: '{re.escape(where)}': this network has no norm layer besides the input$"
+        with pytest.raises(ConfigError, match=message):
+            call(where, 0)
+    with pytest.raises(ConfigError, match=r"'1': this network has one norm layer, 0, besides the input$"):
+        select_positions("1", 1)
+    assert select_positions("last", 1) == ({0}, False)
+
+
+def test_network_without_positions_has_its_input_alone_to_choose() -> None:
+    for where, on_input in (("all", False), ("none", False), ("input", True), ("input+all", True)):
+        assert select_positions(where, 0) == (set(), on_input)
+        assert canonical_where(where, 0) == ("input" if on_input else "none")
 
 
 @pytest.mark.parametrize("where", ["9", "4", "all-4", "0+44", "input+7"])

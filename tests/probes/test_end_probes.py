@@ -641,3 +641,11 @@ def test_cost_probe_has_peak_memory_on_cuda() -> None:
     )
     found = values(CostProbe().measure(ending), "quantity")
     assert found["peak_mib",] > found["peak_mib_without_norm",] > 0
+
+
+@pytest.mark.parametrize(("channels", "has_jpeg"), [(1, True), (2, False), (3, True), (4, False)])
+def test_robustness_leaves_jpeg_out_where_images_are_neither_grey_nor_colour(channels: int, has_jpeg: bool) -> None:
+    test = random_images(4, channels=channels)
+    rows = RobustnessProbe().measure(make_ending(make_network("none", channels=channels), test, test))
+    assert ("jpeg" in {row["corruption"] for row in rows}) == has_jpeg
+    assert {"contrast", "fgsm"} <= {row["corruption"] for row in rows}

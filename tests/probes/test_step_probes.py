@@ -70,6 +70,36 @@ class NoisyNet(nn.Module):
         return logits
 
 
+class Average(nn.Module):
+    """A norm as a user might write it: the running mean is a new tensor at each step."""
+
+    avg: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("avg", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.avg = 0.9 * self.avg + 0.1 * x.detach().mean(0)
+        return x - self.avg
+
+
+class UsersNet(nn.Module):
+    """What a user's package may bring: buffers that are replaced, and dropout from the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm1d(SIDE**2)
+        self.first, self.norm, self.act = nn.Linear(SIDE**2, 5), Average(), nn.ReLU()
+        self.drop, self.head = nn.Dropout(0.3), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.first(self.input_norm(x.flatten(1)))))
+        logits: Tensor = self.head(self.drop(x))
+        return logits
+
+
 class Steps(nn.Module):
     """A tiny recurrent network over the rows of an image: every module runs `SIDE` times."""
 
@@ -803,7 +833,9 @@ def train(make: Callable[[], nn.Module], optimizer_name: str, *, probed: bool) -
     return states
 
 
-@pytest.mark.parametrize("make", [lambda: build("cnn"), lambda: own(NoisyNet)], ids=["cnn", "noisy"])
+@pytest.mark.parametrize(
+    "make", [lambda: build("cnn"), lambda: own(NoisyNet), lambda: own(UsersNet)], ids=["cnn", "noisy", "users"]
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_is_bitwise_the_same_with_all_probes_at_every_step(
     optimizer: str, make: Callable[[], nn.Module]
@@ -904,3 +936,12 @@ def test_non_finite_values_are_returned_as_they_are() -> None:
         with undisturbed(model):
             values = [row["value"] for row in kind(1).measure(moment_of(model))]
         assert not all(np.isfinite(values))
+
+
+def test_a_networks_own_dropout_is_no_part_of_the_landscape() -> None:
+    model = own(UsersNet)
+    moment = moment_of(model)
+    nowhere = replace(moment, lr=1e-9)
+    rows = {row["quantity"]: row["value"] for row in LandscapeProbe(1).measure(nowhere)}
+    assert rows["loss_max"] == pytest.approx(rows["loss"], abs=1e-5)
+    assert rows["gradient_distance_max"] < 1e-5
