@@ -161,7 +161,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, bnexp: 
     from bnexp.runner import resolve_runs
 
     request = request_from_argv(["exec.precision=fp32", *TINY])
-    (name,) = resolve_runs(request.configs, request.exec, {})
+    ((name, _),) = resolve_runs(request.configs, request.exec, {})
     assert name == run_id(request.configs[0])
     with Store(tmp_path / "results").lock(name, timeout_seconds=0) as held:
         assert held

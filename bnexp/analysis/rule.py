@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnexp.analysis.significance import Array, equivalence_p, sign_flip_equivalence_p, sign_flip_p, t_p
+from bnexp.study import Direction
 
-Direction = Literal["higher", "lower", "same"]
 Decision = Literal["supported", "contradicted", "negligible", "inconclusive"]
 
 MIN_PAIRS = 6  # five pairs cannot reach p < 0.05 two-sided by signs or ranks

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnexp.analysis.rule import Decision, Direction, Rule, decide, weigh
+from bnexp.analysis.rule import Decision, Rule, decide, weigh
 from bnexp.analysis.significance import Array
+from bnexp.study import Direction
 
 Shape = Literal["normal", "skewed"]
 SEED_SD, RUN_SD = 0.02, 0.01  # what the seed does to both arms, and what is each run's own

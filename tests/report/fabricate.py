@@ -79,6 +79,7 @@ def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = F
         "name": "placement", "tier": "small", "declaration": declaration, "hash": declaration_hash(declaration),
         "exploratory": exploratory, "overrides": ["seed=0,1"] if exploratory else [],
         "command": "bnexp train -m study=placement", "run_ids": [run_id(config) for config in configs],
+        "arms": {arm: [run_id(c) for c in configs if c.norm.placement == arm] for arm in ("before", "after")},
     })  # fmt: skip
 
 
