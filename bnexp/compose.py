@@ -211,9 +211,11 @@ def _expand_study(parsed: _Argv) -> tuple[dict[str, list[str]], StudyRequest | N
         raise ConfigError(
             "study", got=name, hint=f"a study is a grid of runs; ask for it with -m: bnexp train -m study={name}"
         )
-    own_keys = {o.partition("=")[0] for o in own}
-    for key in sorted(own_keys & {key for arm in spec.arms.values() for key in arm}):
-        raise ConfigError(key, got=key, hint=f"this is what the arms of {name} differ in; without study= it is yours")
+    own_keys = {key: value for key, _, value in (o.partition("=") for o in own)}
+    for key in sorted(set(own_keys) & {key for arm in spec.arms.values() for key in arm}):
+        raise ConfigError(
+            key, got=own_keys[key], hint=f"this is what the arms of {name} differ in; without study= it is yours"
+        )
     grids = {
         arm: [f"{k}={_as_override(v)}" for k, v in spec.overrides(tier, arm).items() if k not in own_keys] + own
         for arm in spec.arms

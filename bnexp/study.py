@@ -104,6 +104,14 @@ class StudySpec:
         """The seeds that are reported: all but those that choose."""
         return tuple(seed for seed in self.tiers[tier].axes["seed"] if seed not in self.choose.seeds)
 
+    def rates(self, tier: str) -> tuple[float, ...]:
+        """The learning rates that every arm is tried at; empty where the tier has no such axis."""
+        return tuple(float(lr) for lr in self.tiers[tier].axes.get("lr", ()))
+
+    def num_strata(self, tier: str) -> int:
+        """Combinations of whatever is varied besides arms, learning rates and seeds."""
+        return math.prod(len(values) for key, values in self.tiers[tier].axes.items() if key not in ("lr", "seed"))
+
 
 def declaration_hash(declaration: Mapping[str, Any]) -> str:
     """SHA-256 of a declaration in canonical JSON."""
@@ -130,6 +138,7 @@ def study_from_dict(raw: Mapping[str, Any]) -> StudySpec:
     if raw["choose"]["factor"] != "lr":
         raise ConfigError("study.choose.factor", got=raw["choose"]["factor"], hint="only lr is chosen, so far")
     arms = _arms(raw["arms"], tiers)
+    _check_tuning_seeds(raw["choose"]["seeds"], tiers)
     if not isinstance(raw["number"], int) or not isinstance(raw["sources"], Mapping):
         raise ConfigError("study.number", got=raw["number"], hint="expected a whole number, and sources as a mapping")
     return StudySpec(
@@ -162,6 +171,16 @@ def _arms(raw: Any, tiers: Mapping[str, Tier]) -> dict[str, dict[str, Any]]:
     return arms
 
 
+def _check_tuning_seeds(raw: Any, tiers: Mapping[str, Tier]) -> None:
+    """Seeds that choose have to be run, and some have to be left to report."""
+    if not isinstance(raw, Sequence) or not all(isinstance(seed, int) for seed in raw):
+        raise ConfigError("study.choose.seeds", got=raw, hint="expected a list of seeds")
+    for name, tier in tiers.items():
+        if not set(raw) < set(tier.axes["seed"]):
+            hint = f"expected some but not all of the seeds of tier {name}"
+            raise ConfigError("study.choose.seeds", got=raw, hint=hint)
+
+
 def _comparisons(raw: Any, arms: Mapping[str, Any]) -> tuple[Comparison, ...]:
     if not isinstance(raw, Sequence) or isinstance(raw, str) or not raw:
         raise ConfigError("study.comparisons", got=raw, hint="expected a list of comparisons")
@@ -171,12 +190,12 @@ def _comparisons(raw: Any, arms: Mapping[str, Any]) -> tuple[Comparison, ...]:
 def _comparison(prefix: str, raw: Any, arms: Mapping[str, Any]) -> Comparison:
     _require_keys(prefix, raw, set(Comparison.__dataclass_fields__))
     for key, choices in (("treatment", arms), ("control", arms), ("shape", SHAPES), ("direction", DIRECTIONS)):
-        if raw[key] not in choices:
+        if not isinstance(raw[key], str) or raw[key] not in choices:
             raise ConfigError(f"{prefix}.{key}", got=raw[key], choices=list(choices))
     if raw["treatment"] == raw["control"]:
         raise ConfigError(f"{prefix}.control", got=raw["control"], hint="is the treatment too")
     least, margin = (1 if raw["shape"] == "healthy_lr" else 0), raw["margin"]
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not margin > least:
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not least < margin < math.inf:
         raise ConfigError(f"{prefix}.margin", got=margin, hint=f"expected a number above {least}")
     return Comparison(**{**raw, "margin": float(margin)})
 
@@ -190,6 +209,8 @@ def _tier(name: str, raw: Any) -> Tier:
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"study.tiers.{name}.axes.{key}", got=values, hint="expected a list of values")
         axes[str(key)] = tuple(values)
+        if any(value in values[:index] for index, value in enumerate(values)):
+            raise ConfigError(f"study.tiers.{name}.axes.{key}", got=values, hint="a value is given twice")
     if not all(isinstance(seed, int) for seed in axes.get("seed", ("",))):
         raise ConfigError(f"study.tiers.{name}.axes.seed", got=raw["axes"].get("seed"), hint="expected a list of seeds")
     return Tier(fixed=dict(raw["fixed"]), axes=axes)

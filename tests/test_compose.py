@@ -77,7 +77,13 @@ def test_study_expands_to_its_declared_grid() -> None:
     request = request_from_argv(["-m", "study=placement"])
     assert request.study is not None
     axes = request.study.spec.tiers["small"].axes
-    assert len(request.configs) == len({run_id(c) for c in request.configs}) == _product(axes)
+    assert set(request.arms) == {"before", "after"}
+    for arm in ("before", "after"):
+        grid = [c for c, name in zip(request.configs, request.arms, strict=True) if name == arm]
+        assert {config.norm.placement for config in grid} == {arm}
+        assert len(grid) == len({run_id(c) for c in grid}) == _product(axes)
+    assert len({run_id(c) for c in request.configs}) == request.study.spec.num_runs("small") == 2 * _product(axes)
+    assert request.swept[0] == "norm.placement"
     assert request.study.key == "placement"
     assert not request.study.overrides
 
@@ -104,9 +110,7 @@ def test_user_study_and_norm_from_config_dir(tmp_path: Path) -> None:
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm" / "slow.yaml").write_text("defaults: [batch]\nmomentum: 0.01\n")
     assert "mine" in list_studies(tmp_path)
-    request = request_from_argv(
-        ["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"]
-    )
+    request = request_from_argv(["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "model=cnn"])
     assert {config.norm.option("momentum") for config in request.configs} == {0.01}
 
 

@@ -203,13 +203,19 @@ def test_a_study_is_frozen_and_a_changed_declaration_is_refused(bnexp: Bnexp, tm
     own.mkdir(parents=True)
     text = "\n".join(
         ["name: mine", "number: 15", "question: q", "claim: c", "sources: {a: b}",
-         "comparison: {factor: norm.kind, control: none, treatment: batch}", "strata: []",
-         "choose: {factor: lr, metric: val_accuracy, seeds: [0]}", "metric: test_accuracy", "margin: MARGIN", "tiers:",
-         "  small:", "    fixed: {epochs: 1, data.train_limit: 100}", "    axes: {norm: [none, batch], seed: [0, 1]}"]
+         "arms: {none: {norm: none}, batch: {norm: batch}, either: {norm: batch}}", "comparisons:",
+         "  - {treatment: batch, control: none, shape: difference, direction: higher, margin: MARGIN}", "strata: []",
+         "choose: {factor: lr, metric: val_accuracy, seeds: [0]}", "metric: test_accuracy", "tiers:",
+         "  small:", "    fixed: {epochs: 1, data.train_limit: 100}", "    axes: {seed: [0, 1]}"]
     )  # fmt: skip
     (own / "mine.yaml").write_text(text.replace("MARGIN", "0.01"))
     argv = ("train", "--config-dir", "own", "-m", "study=mine")
     assert bnexp(*argv).returncode == 0
+    arms = json.loads((tmp_path / "results/studies/mine/study.json").read_text())["arms"]
+    assert list(arms) == ["none", "batch", "either"]
+    assert len(arms["none"]) == len(arms["batch"]) == 2
+    assert arms["batch"] == arms["either"]  # runs of two arms count in both
+    assert not set(arms["none"]) & set(arms["batch"])
     (own / "mine.yaml").write_text(text.replace("MARGIN", "0.5"))
     refused = bnexp(*argv)
     assert refused.returncode == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -14,6 +13,7 @@ from bnexp.analysis.rule import Rule
 from bnexp.analysis.select import Selection
 from bnexp.analysis.stats import HEALTHY_SHARE
 from bnexp.analysis.verdicts import Verdict, judge_family
+from bnexp.errors import StoreError
 from bnexp.study import Comparison, StudySpec
 
 
@@ -33,26 +33,47 @@ class ClaimVerdict:
     same_lr: dict[float, Verdict]
 
 
-def judge_study(selection: Selection, study: StudySpec, *, seeds: Collection[int] | None) -> list[ClaimVerdict]:
+@dataclass(frozen=True)
+class Declared:
+    """What a study declares to run in each arm and stratum; what lacks of it makes a comparison untested.
+
+    Attributes:
+        seeds: those that are reported.
+        tuning_seeds, rates: every rate is tried at every tuning seed; no rates: nothing is chosen.
+        num_strata: with those of which nothing has run yet.
+    """
+
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    num_strata: int = 1
+
+
+def declared_of(study: StudySpec, tier: str) -> Declared:
+    return Declared(study.seeds(tier), study.choose.seeds, study.rates(tier), study.num_strata(tier))
+
+
+def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | None) -> list[ClaimVerdict]:
     """The verdicts, by stratum, all of them one Holm family.
 
     Args:
-        seeds: those that are reported, as declared; None for an exploratory study, which declared none.
+        declared: None for an exploratory study, which keeps to no declaration.
+
+    Raises:
+        StoreError: two runs of one arm and stratum share a learning rate and a seed.
     """
-    cases: dict[str, verdicts.Comparison] = {}
-    at_rates: dict[str, dict[float, Verdict]] = {}
     keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
+    cases: dict[str, verdicts.Comparison] = {}
     for index, (comparison, stratum) in enumerate(keys):
-        case = verdicts.Comparison(
-            _contrast(selection, comparison, stratum, seeds),
-            _rule(comparison),
-            _gate(selection, comparison, stratum),
-        )
-        cases[str(index)] = case
-        at_rates[str(index)] = _same_lr(selection, comparison, stratum, seeds)
-    judged = judge_family(cases)
+        contrast = _contrast(selection, comparison, stratum, declared)
+        # half of the runs of a control say nothing about the other half
+        gate = "" if contrast.missing else _gate(selection, comparison, stratum)
+        cases[str(index)] = verdicts.Comparison(contrast, _rule(comparison), gate)
+    # a stratum of which nothing has run yet keeps its place in the family
+    strata = max(len(selection.strata), declared.num_strata if declared else 0)
+    judged = judge_family(cases, family_size=max(1, strata * len(study.comparisons)))
     return [
-        ClaimVerdict(comparison, stratum, judged[str(index)], at_rates[str(index)])
+        ClaimVerdict(comparison, stratum, judged[str(index)], _same_lr(selection, comparison, stratum, declared))
         for index, (comparison, stratum) in enumerate(keys)
     ]
 
@@ -62,38 +83,62 @@ def _rule(comparison: Comparison) -> Rule:
     return Rule(direction=comparison.direction, margin=margin)
 
 
-def _contrast(selection: Selection, comparison: Comparison, stratum: str, seeds: Collection[int] | None) -> Contrast:
-    names = (comparison.treatment, comparison.control)
+def _contrast(selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None) -> Contrast:
     if comparison.shape == "healthy_lr":
-        runs = selection.reported_seeds(selection.runs)
-        one, other = (_ladders(selection.cell(runs, name, stratum)) for name in names)
-        if not one or not other:
-            missing = tuple(f"no {name}" for name, arm in zip(names, (one, other), strict=True) if not arm)
-            return Contrast({}, missing)
-        return healthy_ratio(one, other, seeds=seeds, names=names)
+        return _healthy_contrast(selection, comparison, stratum, declared)
+    names = (comparison.treatment, comparison.control)
     runs = selection.reporting()
     treatment, control = (_arm(selection, runs, name, stratum) for name in names)
-    contrast = paired(treatment, control, seeds=seeds)
+    contrast = paired(treatment, control, seeds=declared.seeds if declared else None)
     # a rate that was not chosen as declared is a search that was not the same for both arms
-    open_search = [name for name in names if (name, stratum) in (*selection.untuned, *selection.gaps)]
-    untuned = tuple(f"{name}: tuning runs are missing" for name in open_search)
+    untuned = tuple(
+        f"{name}: tuning runs are missing" for name in names if _untuned(selection, name, stratum, declared)
+    )
     return replace(contrast, missing=(*contrast.missing, *untuned))
 
 
+def _untuned(selection: Selection, name: str, stratum: str, declared: Declared | None) -> bool:
+    if declared is None:
+        return (name, stratum) in (*selection.untuned, *selection.gaps)
+    if len(declared.rates) < 2:
+        return False
+    cell = selection.cell(selection.runs, name, stratum)
+    tried = {(float(lr), int(seed)) for lr, seed in zip(cell["lr"], cell["seed"], strict=True)}
+    # of no arm must a rate be missing: others may lack it too, and the runs alone would not show it
+    return not {(lr, seed) for lr in declared.rates for seed in declared.tuning_seeds} <= tried
+
+
+def _healthy_contrast(
+    selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None
+) -> Contrast:
+    names = (comparison.treatment, comparison.control)
+    runs = selection.reported_seeds(selection.runs)
+    one, other = (_ladders(selection.cell(runs, name, stratum), name) for name in names)
+    if not one or not other:
+        return Contrast({}, tuple(f"no {name}" for name, arm in zip(names, (one, other), strict=True) if not arm))
+    tried = {lr for arm in (one, other) for rates in arm.values() for lr in rates}
+    if len(tried) < 2:
+        return Contrast({}, ("two learning rates at least",))
+    contrast = healthy_ratio(one, other, seeds=declared.seeds if declared else None, names=names)
+    lacking = tuple(f"learning rate {lr:g}: no run" for lr in (declared.rates if declared else ()) if lr not in tried)
+    return replace(contrast, missing=(*contrast.missing, *lacking))
+
+
 def _same_lr(
-    selection: Selection, comparison: Comparison, stratum: str, seeds: Collection[int] | None
+    selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None
 ) -> dict[float, Verdict]:
     """Verdicts with both arms at the same learning rate, one family."""
     runs = selection.reported_seeds(selection.runs)
     here = runs[(runs["stratum"] == stratum) & runs["arm"].isin((comparison.treatment, comparison.control))]
-    rates = sorted(float(lr) for lr in here["lr"].unique())
+    rates = sorted({float(lr) for lr in here["lr"]} | set(declared.rates if declared else ()))
     if comparison.shape != "difference" or len(rates) < 2:
         return {}
     cases = {}
     for lr in rates:
         at_rate = runs[runs["lr"] == lr]
         arms = (_arm(selection, at_rate, name, stratum) for name in (comparison.treatment, comparison.control))
-        cases[str(lr)] = verdicts.Comparison(paired(*arms, seeds=seeds), _rule(comparison))
+        contrast = paired(*arms, seeds=declared.seeds if declared else None)
+        cases[str(lr)] = verdicts.Comparison(contrast, _rule(comparison))
     return {float(lr): verdict for lr, verdict in judge_family(cases).items()}
 
 
@@ -103,8 +148,10 @@ def _arm(selection: Selection, runs: pd.DataFrame, name: str, stratum: str) -> A
     return arm_of(name, ((int(seed), float(score), bool(failed)) for seed, score, failed in rows))
 
 
-def _ladders(cell: pd.DataFrame) -> dict[int, dict[float, bool]]:
+def _ladders(cell: pd.DataFrame, name: str) -> dict[int, dict[float, bool]]:
     """Seed -> learning rate -> whether the run neither diverged nor collapsed."""
+    if cell.duplicated(["seed", "lr"]).any():
+        raise StoreError(f"arm {name!r}: a seed occurs twice at one learning rate, so its pair is ambiguous")
     ladders: dict[int, dict[float, bool]] = {}
     for seed, lr, healthy in zip(cell["seed"], cell["lr"], cell["healthy"], strict=True):
         ladders.setdefault(int(seed), {})[float(lr)] = bool(healthy)

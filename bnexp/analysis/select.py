@@ -9,6 +9,7 @@ import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
 from bnexp.analysis.stats import PairedDifference, largest_healthy, paired_difference
+from bnexp.errors import StoreError
 from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
 
@@ -97,9 +98,9 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
     varying = [key for key in config_keys(runs) if runs[key].nunique(dropna=False) > 1]
     # what the arms of a study differ in need not be config keys alone: their names part them
     arm_keys = ["arm"] if study else _independent(runs, _arm_keys(varying), given=[])
-    others = [
-        key for key in varying if key not in arm_keys and key not in ("lr", "seed") and not key.startswith("norm.")
-    ]
+    others = [key for key in varying if key not in (*arm_keys, "lr", "seed")]
+    if study is None:  # what varies of the norm is an arm then
+        others = [key for key in others if not key.startswith("norm.")]
     declared = [key for key in (study.strata if study else ()) if key in varying]
     strata_keys = _independent(runs, [*declared, *_names_first(others)], given=arm_keys)
     confounded = tuple(
@@ -184,7 +185,8 @@ def _effects(selection: Selection, runs: pd.DataFrame, lr: float | None) -> list
 
 def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
     scored = runs.dropna(subset=["score"])
-    assert scored["seed"].is_unique, "two runs of one cell share a seed"
+    if not scored["seed"].is_unique:
+        raise StoreError(f"arm {runs['arm'].iloc[0]!r}: a seed occurs twice, so its pair is ambiguous")
     return {int(seed): float(value) for seed, value in zip(scored["seed"], scored["score"], strict=True)}
 
 

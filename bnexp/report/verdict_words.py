@@ -79,8 +79,7 @@ def _claimed(comparison: Comparison, selection: Selection) -> str:
     if comparison.shape == "healthy_lr":
         size = f"at least ×{comparison.margin:g}"
     else:
-        metric = METRICS[selection.metric]
-        size = f"by {comparison.margin * metric.scale:g} {_unit(selection)}"
+        size = f"by {_amount(comparison.margin, selection)}"
     if comparison.direction == "same":
         return f"{_contrast(comparison)}: no difference beyond {size.removeprefix('by ')}"
     return f"{_contrast(comparison)}: {comparison.direction} {size}"
@@ -90,11 +89,21 @@ def _interval(estimate: Estimate, comparison: Comparison, selection: Selection) 
     if comparison.shape == "healthy_lr":
         mean, low, high = (10**value if math.isfinite(value) else math.nan for value in
                            (estimate.mean, estimate.low, estimate.high))  # fmt: skip
-        bounds = f" [{low:.2g}, {high:.2g}]" if math.isfinite(low) else ""
-        return f"×{mean:.2g}{bounds}"
+        bounds = f" [{_times(low)}, {_times(high)}]" if math.isfinite(low) else ""
+        return f"×{_times(mean)}{bounds}"
     metric = METRICS[selection.metric]
     bounds = f" [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]"
     return f"{signed(estimate.mean, metric)} {_unit(selection)}{bounds if math.isfinite(estimate.low) else ''}"
+
+
+def _amount(value: float, selection: Selection) -> str:
+    """`1 point`, `0.3 points`."""
+    number, unit = f"{value * METRICS[selection.metric].scale:g}", _unit(selection)
+    return f"{number} {'point' if (number, unit) == ('1', 'points') else unit}"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
 
 
 def _unit(selection: Selection) -> str:
