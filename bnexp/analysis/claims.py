@@ -65,10 +65,10 @@ def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | 
     keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
     cases: dict[str, verdicts.Comparison] = {}
     for index, (comparison, stratum) in enumerate(keys):
-        contrast = _contrast(selection, comparison, stratum, declared)
+        contrast = contrast_of(selection, comparison, stratum, declared)
         # half of the runs of a control say nothing about the other half
         gate = "" if contrast.missing else _gate(selection, comparison, stratum)
-        cases[str(index)] = verdicts.Comparison(contrast, _rule(comparison), gate)
+        cases[str(index)] = verdicts.Comparison(contrast, rule_of(comparison), gate)
     # a stratum of which nothing has run yet keeps its place in the family
     strata = max(len(selection.strata), declared.num_strata if declared else 0)
     judged = judge_family(cases, family_size=max(1, strata * len(study.comparisons)))
@@ -78,12 +78,14 @@ def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | 
     ]
 
 
-def _rule(comparison: Comparison) -> Rule:
+def rule_of(comparison: Comparison) -> Rule:
+    """A ratio is judged on its logarithm to base 10."""
     margin = math.log10(comparison.margin) if comparison.shape == "healthy_lr" else comparison.margin
     return Rule(direction=comparison.direction, margin=margin)
 
 
-def _contrast(selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None) -> Contrast:
+def contrast_of(selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None) -> Contrast:
+    """The per-seed numbers of a comparison in a stratum."""
     if comparison.shape == "healthy_lr":
         return _healthy_contrast(selection, comparison, stratum, declared)
     names = (comparison.treatment, comparison.control)
@@ -138,7 +140,7 @@ def _same_lr(
         at_rate = runs[runs["lr"] == lr]
         arms = (_arm(selection, at_rate, name, stratum) for name in (comparison.treatment, comparison.control))
         contrast = paired(*arms, seeds=declared.seeds if declared else None)
-        cases[str(lr)] = verdicts.Comparison(contrast, _rule(comparison))
+        cases[str(lr)] = verdicts.Comparison(contrast, rule_of(comparison))
     return {float(lr): verdict for lr, verdict in judge_family(cases).items()}
 
 

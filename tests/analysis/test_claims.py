@@ -14,6 +14,8 @@ from statsmodels.stats.multitest import multipletests
 
 from bnexp.analysis.claims import ClaimVerdict, Declared, declared_of, judge_study
 from bnexp.analysis.frame import load_frame
+from bnexp.analysis.planning import plan_power
+from bnexp.analysis.power import pilot_sd, power_of_difference, power_of_equivalence
 from bnexp.analysis.select import Selection, select
 from bnexp.errors import StoreError
 from bnexp.records import RunRecord
@@ -302,6 +304,9 @@ def ladder(run: Run) -> tuple[str, float]:
 
 def test_healthy_rates_are_compared_as_a_ratio(tmp_path: Path) -> None:
     (claim,) = judged(tmp_path, study([HEALTHY]), ladder)
+    (free,) = judged(tmp_path, study([HEALTHY]), ladder, exploratory=True)
+    assert free.verdict == claim.verdict
+    assert claim.verdict.num_pairs == len(SEEDS)
     levels = (0.1**2 / 0.3, *RATES)  # none healthy: one step below the ladder
     ratios = [math.log10(levels[LIMITS["batch"][s]] / levels[LIMITS["none"][s]]) for s in SEEDS]
     effect = claim.verdict.effect
@@ -380,3 +385,21 @@ def test_a_run_in_two_arms_counts_in_both(tmp_path: Path) -> None:
     assert two.verdict.effect is not None
     assert one.verdict.effect.t == two.verdict.effect.t
     assert (one.verdict.outcome, two.verdict.outcome, same.verdict.outcome) == ("supported", "supported", "negligible")
+
+
+def test_power_is_planned_from_the_runs_that_are_there(tmp_path: Path) -> None:
+    spec = study(acts=("relu", "tanh"))
+    declared = declared_of(spec, "small")
+    begun = without(two_arms(0.03), lambda run: run.act == "tanh" or run.seed > 5)
+    (power,) = plan_power(chosen(tmp_path / "begun", spec, begun), spec, declared)
+    sd = pilot_sd([NOISE[seed] for seed in range(2, 6)])
+    assert (power.num_pilot, power.num_pairs, power.sd) == (4, len(SEEDS), pytest.approx(sd))
+    plan = {"sd": sd, "margin": 0.01, "family_size": 2}
+    assert power.to_find == pytest.approx(power_of_difference(8, effect=0.02, **plan))  # type: ignore[arg-type]
+    assert power.to_equate == pytest.approx(power_of_equivalence(8, **plan))  # type: ignore[arg-type]
+    assert 0 < power.to_find < 1
+    single = without(two_arms(0.03), lambda run: run.seed > 2)
+    assert plan_power(chosen(tmp_path / "single", spec, single), spec, declared) == []
+    failing = without(begun, lambda run: sick(run, [2]), "diverged")
+    (power,) = plan_power(chosen(tmp_path / "failing", spec, failing), spec, declared)
+    assert power.to_find < 0.05  # one in four differs by 70 points: eight pairs find nothing of two
