@@ -6,7 +6,8 @@ mine = "my_package:MyNorm"
 A norm is a class whose constructor's parameters are its options (each with a default) and which has
 `make(num_features, *, ndim)`; a model is an `nn.Module` class with the signature of `bnexp.nn.cnn.Cnn`; a data set is a
 function of one argument, the root folder or None, that gives (train_images, train_labels, test_images, test_labels):
-uint8 (N, C, H, W) and int64 (N,).
+uint8 (N, C, H, W) and int64 (N,). A layer has running statistics, for probes and evaluation, where it has buffers
+`running_mean` and `running_var` of shape (C,).
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def load_plugin(axis: str, name: str) -> Any:
 
 
 def code_of(axis: str, name: str) -> str:
-    """`my-package 1.0 0123456789ab`: distribution, version, and the start of the SHA-256 of the module's source file.
+    """`my-package 1.0 0123456789ab`: distribution, version, and the start of the SHA-256 of its source.
 
-    What the module itself imports is told apart by the version alone.
+    The source is the file of the module that the entry point names and, where the object comes from another, of that.
+    What these import is told apart by the version alone.
     """
     entry = _entries(axis)[name]
-    module = getattr(load_plugin(axis, name), "__module__", entry.module)
-    path = Path(getattr(sys.modules.get(module), "__file__", None) or "")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "without-file"
+    modules = dict.fromkeys((entry.module, getattr(load_plugin(axis, name), "__module__", entry.module)))
+    paths = [Path(getattr(sys.modules.get(module), "__file__", None) or "") for module in modules]
+    sources = [path.read_bytes() for path in paths if path.is_file()]
+    digest = hashlib.sha256(b"".join(sources)).hexdigest()[:12] if sources else "without-file"
     return " ".join(([entry.dist.name, entry.dist.version] if entry.dist is not None else []) + [digest])
 
 

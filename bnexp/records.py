@@ -1,4 +1,4 @@
-"""What a run leaves behind when it has ended: one record, written last."""
+"""What a run leaves behind when it has ended: one record, written when all that training gave is on disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunRecord:
     version: int = RECORD_VERSION
 
     def has_ended_with(self, probes: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether the run needs no repetition: it did not crash, and it measured these probes with these options."""
+        """Whether nothing is left to do: the run did not crash, and it measured these probes with these options."""
         return self.status != "failed" and not self.unmeasured(probes)
 
     def unmeasured(self, probes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -149,9 +149,9 @@ def train_one(config: RunConfig, exec_config: ExecConfig) -> float | None:
     plan = make_plan(request)
     plan.store.require_writable()
     (run,) = plan.runs
-    _execute(plan, exec_config, ())
+    ended = _execute(plan, exec_config, ()).get(run.run_id)
     record = plan.store.record(run.run_id)
-    if record is None or record.status == "failed":
+    if record is None or "failed" in (record.status, ended and ended.status):
         raise StoreError(f"run {run.run_id} crashed; traceback: {plan.store.error_path(run.run_id)}")
     value = record.final["val_accuracy"]
     return record.final["chance_val_accuracy"] if value is None else value
@@ -212,12 +212,10 @@ def _state(store: Store, name: str, exec_config: ExecConfig) -> State:
     record = store.record(name)
     if record is not None and record.has_ended_with(exec_config.probes):
         return "done"
-    if (
-        record is not None
-        and record.status != "failed"
-        and set(record.unmeasured(exec_config.probes)) <= MEASURED_AFTERWARDS
-    ):
-        return "measure"
+    if record is not None and record.status != "failed":
+        has_weights = record.status == "diverged" or store.weights_path(name).exists()
+        if has_weights and set(record.unmeasured(exec_config.probes)) <= MEASURED_AFTERWARDS:
+            return "measure"
     if store.checkpoint_path(name).exists():
         return "resume"
     return "retry" if record is not None and record.status == "failed" else "todo"

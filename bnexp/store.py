@@ -135,7 +135,7 @@ class Store:
             return []
 
     def write_record(self, record: RunRecord) -> None:
-        """Write record.json: the last file of a run."""
+        """Write record.json: the last file of a training, and again when a probe of the trained network is added."""
         folder = self.run_dir(record.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "record.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")

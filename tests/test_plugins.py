@@ -24,8 +24,11 @@ from bnexp.config import RunConfig, run_config_from_dict
 from bnexp.engine.build import build_network
 from bnexp.errors import ConfigError
 from bnexp.runner import resolve_runs
+from bnexp.store import Store
 
 CODE = '''
+import functools
+
 import numpy as np
 import torch
 from torch import nn
@@ -52,6 +55,28 @@ class _Rms(nn.Module):
         if float(x.detach().abs().max()) < 0:  # a look at the data, which the meta device does not have
             raise AssertionError
         return self.weight * x / (x.square().mean(1, keepdim=True) + self.eps).sqrt()
+
+
+class HandWritten(nn.Module):
+    """Batch norm with statistics shaped as maps are."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(1, num_features, 1, 1))
+        self.register_buffer("running_var", torch.ones(1, num_features, 1, 1))
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean = 0.9 * self.running_mean + 0.1 * x.detach().mean((0, 2, 3), keepdim=True)
+        return x - self.running_mean
+
+
+class Maps:
+    def make(self, num_features, *, ndim):
+        return HandWritten(num_features)
+
+
+small_rms = functools.partial(RmsNorm, eps=1e-3)
 
 
 class Linear(nn.Module):
@@ -177,6 +202,8 @@ constant = 3
 ENTRY_POINTS = """
 [bnexp.norms]
 rms = user_norms:RmsNorm
+small_rms = user_norms:small_rms
+maps = user_norms:Maps
 no_make = user_norms:NoMake
 wrong_signature = user_norms:WrongSignature
 wrong_shape = user_norms:WrongShape
@@ -456,3 +483,30 @@ def test_what_misbehaves_is_named_in_one_line(override: str, message: str, capsy
     assert shown.count("\n") == 1
     assert message in shown
     assert not Path("results").exists()
+
+
+def test_edited_code_is_another_run_where_the_entry_point_is_no_class(site: Path) -> None:
+    (before,) = resolve("norm=small_rms")
+    assert list(resolve("norm=small_rms")) == [before]
+    edit(site, "self.weight * x /", "2 * self.weight * x /")
+    assert list(resolve("norm=small_rms")) != [before]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_norm_whose_statistics_have_another_shape_is_left_as_it_is_by_probes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["train", "norm=maps", "epochs=1", "data.train_limit=200", "probes=[statistics,running]"]
+    assert main(argv) == 0
+    assert "FAILED" not in capsys.readouterr().out
+    store = Store(Path("results"))
+    (name,) = store.run_ids()
+    accuracies = [row["value"] for row in store.probes(name) if row["quantity"] == "test_accuracy"]
+    assert len(accuracies) == 3
+    assert len(set(accuracies)) == 1
+
+
+@pytest.mark.usefixtures("site")
+def test_a_users_model_takes_ghost_norm() -> None:
+    argv = ["norm=ghost", "norm.ghost_size=16", "norm.where=input", "batch_size=32"]
+    assert len(resolve("model=linear", *argv)) == 1

@@ -272,7 +272,8 @@ def check_network(config: RunConfig, images: ImageSet, num_train: int) -> None:
     if config.batch_size > num_train:
         raise ConfigError("batch_size", got=config.batch_size, hint=f"there are only {num_train} training examples")
     foreign = config.norm.kind not in NORMS or config.model.name not in MODELS
-    num = 2 if foreign else config.batch_size
+    whole = not foreign or config.norm.kind == "ghost"
+    num = config.batch_size if whole else min(2, config.batch_size)
     with torch.device("cpu" if foreign else "meta"), torch.random.fork_rng(devices=[]):
         model = build_network(
             config, in_channels=images.in_channels, image_size=images.image_size, num_classes=images.num_classes

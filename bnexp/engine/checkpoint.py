@@ -50,9 +50,15 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state_dict atomically; `torch.load(path)` reads it anywhere. What shares memory still does."""
+    """Write a state_dict atomically; `torch.load(path)` reads it anywhere. The same tensor twice is stored once."""
     on_cpu: dict[object, Tensor] = {}
-    _save(path, {name: on_cpu.setdefault((t.data_ptr(), t.shape), t.cpu()) for name, t in weights.items()})
+
+    def moved(value: Any) -> Any:  # a user's model may keep other things in its state_dict
+        if not isinstance(value, Tensor):
+            return value
+        return on_cpu.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), value.cpu())
+
+    _save(path, {name: moved(value) for name, value in weights.items()})
 
 
 def load_weights(path: Path) -> dict[str, Tensor] | None:

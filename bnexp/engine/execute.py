@@ -94,7 +94,7 @@ def execute_run(
 def write_failure(record: RunRecord, store: Store, details: str) -> None:
     """Leave a failed record and its traceback; where not even that can be written, the sweep goes on without.
 
-    A run that had ended well, and crashed when it was repeated for more probes, keeps its record.
+    A run that had ended well, and failed when it was measured or repeated for more probes, keeps its record.
     """
     try:
         store.run_dir(record.run_id).mkdir(parents=True, exist_ok=True)
@@ -160,6 +160,9 @@ def _repeat(
 ) -> RunRecord:
     """Train an ended run again for the probes that it lacks; nothing of it is touched before it has ended alike.
 
+    Alike is to the bit on a CPU. Elsewhere sums are not repeatable: there it is the status alone, and what the probes
+    measured is of a run that differs by rounding.
+
     Raises:
         RunError: it ended otherwise.
     """
@@ -167,15 +170,18 @@ def _repeat(
     missing = {key: options for key, options in done.unmeasured(worker.exec.probes).items() if key in STEP_PROBES}
     threads = done.exec.get("threads", worker.threads)  # sums depend on it
     outcome = _train_run(config, name, worker, store, threads=threads, probes=missing, on_epoch=lambda row: on_epoch())
-    before = (done.status, _untimed(done.final), [_untimed(row) for row in store.history(name)])
-    if before != (outcome.status, _untimed(outcome.final), [_untimed(row) for row in outcome.history]):
+    before = (_untimed(done.final), [_untimed(row) for row in store.history(name)])
+    repeatable = worker.device.type == "cpu" and done.exec.get("device") == "cpu"
+    alike = not repeatable or before == (_untimed(outcome.final), [_untimed(row) for row in outcome.history])
+    if done.status != outcome.status or not alike:
         store.checkpoint_path(name).unlink(missing_ok=True)
         raise RunError(
             "repeated for its probes, the run gave other numbers, as on other hardware or versions; its record is kept "
             "and nothing was measured: use another results folder"
         )
     store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + outcome.probes)
-    _write_weights(name, outcome, store)
+    if load_weights(store.weights_path(name)) is None:
+        _write_weights(name, outcome, store)
     return _add_probes(done, missing, outcome.seconds["probes"], store)
 
 
@@ -189,9 +195,11 @@ def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store)
     if not missing:
         return record
     name, seconds = record.run_id, 0.0
-    if "cost" in missing and record.exec.get("device") != str(worker.device):
-        raise RunError(f"probes=[cost]: this run was made on {record.exec.get('device')}, not on {worker.device}")
-    if record.status != "diverged":
+    made_on = str(record.exec.get("device", worker.device)).partition(":")[0]
+    elsewhere = "cost" in missing and record.status != "diverged" and made_on != worker.device.type
+    if elsewhere:
+        del missing["cost"]
+    if missing and record.status != "diverged":
         weights = load_weights(store.weights_path(name))
         torch.set_num_threads(record.exec.get("threads", worker.threads))
         data, step = worker.data(config.data), store.history(name)[-1]["step"]
@@ -199,10 +207,16 @@ def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store)
             config, data, worker.device, weights, probes=missing, step=step
         )  # fmt: skip
         if measured is None:
-            raise RunError(f"{store.weights_path(name)}: not the weights of this run; delete the file to make it again")
+            raise RunError(
+                f"{store.weights_path(name)}: not this network's weights, as of another version of bnexp; the record "
+                "is kept: use another results folder"
+            )
         rows, seconds = measured
         store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + rows)
-    return _add_probes(record, missing, seconds, store)
+    record = _add_probes(record, missing, seconds, store)
+    if elsewhere:
+        raise RunError(f"probes=[cost]: this run was made on {made_on}, and its cost cannot be told on {worker.device}")
+    return record
 
 
 def _train_run(

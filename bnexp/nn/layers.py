@@ -80,13 +80,13 @@ def norm_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def running_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Every module with running statistics, by its full name."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "running_mean", None), Tensor)
-        and isinstance(getattr(module, "running_var", None), Tensor)
-    ]
+    """Every module with running statistics, by its full name: buffers `running_mean` and `running_var`, (C,) each."""
+
+    def has_them(module: nn.Module) -> bool:
+        buffers = dict(module.named_buffers(recurse=False))
+        return all(name in buffers and buffers[name].ndim == 1 for name in ("running_mean", "running_var"))
+
+    return [(name, module) for name, module in model.named_modules() if has_them(module)]
 
 
 def stochastic_layers(model: nn.Module) -> list[tuple[str, Stochastic]]:

@@ -22,11 +22,12 @@ from bnexp.engine.build import DeviceData
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.execute import Worker, execute_run
 from bnexp.engine.loop import Checkpointing, measure_trained, train_run
+from bnexp.errors import StoreError
 from bnexp.options import PROBE_OPTIONS
 from bnexp.probes import END_PROBES, STEP_PROBES, Moment, Row
 from bnexp.probes.statistics import StatisticsProbe
 from bnexp.records import RunRecord
-from bnexp.runner import resolve_runs
+from bnexp.runner import make_plan, resolve_runs, train_one
 from bnexp.store import Store
 
 CPU = torch.device("cpu")
@@ -326,7 +327,7 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     save_weights(store.weights_path(before.run_id), {"head.weight": torch.zeros(1)})
     after = execute_run(*worker_with(tmp_path, *common, "probes=[statistics]"))
     assert after is not None
-    assert "weights.pt: not the weights of this run" in (after.error or "")
+    assert "weights.pt: not this network's weights" in (after.error or "")
     assert store.record(before.run_id) == before
 
 
@@ -341,3 +342,49 @@ def test_a_diverged_run_has_no_weights_and_is_not_repeated_for_a_final_probe(tmp
     assert after is not None
     assert after.final == before.final  # its seconds too: it was not trained again
     assert store.probes(before.run_id) == []
+
+
+def test_weights_keep_what_shares_memory_and_how(tmp_path: Path) -> None:
+    square = torch.arange(9.0).view(3, 3)
+    state: dict[str, Any] = {"a": square, "again": square, "b": square.t(), "n": 7}
+    save_weights(tmp_path / "weights.pt", state)
+    loaded = load_weights(tmp_path / "weights.pt")
+    assert loaded is not None
+    assert loaded["n"] == 7
+    for name in ("a", "again", "b"):
+        assert torch.equal(loaded[name], state[name]), name
+    assert loaded["a"].data_ptr() == loaded["again"].data_ptr()
+
+
+def test_a_cost_that_cannot_be_told_here_keeps_nobody_else_from_measuring(tmp_path: Path) -> None:
+    common = ("epochs=1", "data.train_limit=200")
+    before = execute_run(*worker_with(tmp_path, *common))
+    assert before is not None
+    store = Store(tmp_path)
+    store.write_record(dataclasses.replace(before, exec=before.exec | {"device": "cuda:3"}))
+    after = execute_run(*worker_with(tmp_path, *common, "probes=[cost,statistics]"))
+    assert after is not None
+    assert "made on cuda" in (after.error or "")
+    assert {row["probe"] for row in store.probes(before.run_id)} == {"statistics"}
+
+
+def test_a_trained_run_is_to_be_measured_only_where_its_weights_are(tmp_path: Path) -> None:
+    common = ("epochs=1", "data.train_limit=200", f"results={tmp_path}")
+    execute_run(*worker_with(tmp_path, *common))
+    request = request_from_argv([*common, "probes=[statistics]"])
+    (run,) = make_plan(request).runs
+    assert run.state == "measure"
+    Store(tmp_path).weights_path(run.run_id).unlink()
+    assert make_plan(request).runs[0].state == "todo"
+
+
+def test_a_failing_probe_fails_a_launchers_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("out of paper")
+
+    monkeypatch.setattr(StatisticsProbe, "measure", fail)
+    request = request_from_argv(
+        ["epochs=1", "data.train_limit=200", f"results={tmp_path}", "probes=[statistics]", "exec.threads=1"]
+    )
+    with pytest.raises(StoreError, match="crashed"):
+        train_one(request.configs[0], request.exec)
