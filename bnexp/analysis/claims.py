@@ -31,6 +31,12 @@ class ClaimVerdict:
     stratum: str
     verdict: Verdict
     same_lr: dict[float, Verdict]
+    exploratory: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """`supported`, or `exploratory: supported` where the declared study was changed: no verdict on its claim."""
+        return f"exploratory: {self.verdict.outcome}" if self.exploratory else self.verdict.outcome
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,13 @@ def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | 
     strata = max(len(selection.strata), declared.num_strata if declared else 0)
     judged = judge_family(cases, family_size=max(1, strata * len(study.comparisons)))
     return [
-        ClaimVerdict(comparison, stratum, judged[str(index)], _same_lr(selection, comparison, stratum, declared))
+        ClaimVerdict(
+            comparison,
+            stratum,
+            judged[str(index)],
+            _same_lr(selection, comparison, stratum, declared),
+            exploratory=declared is None,
+        )
         for index, (comparison, stratum) in enumerate(keys)
     ]
 

@@ -26,7 +26,7 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
         key = {"stratum": claim.stratum, "treatment": comparison.treatment, "control": comparison.control}
         exact.append({
             **key, "shape": comparison.shape, "direction": comparison.direction, "margin": comparison.margin,
-            "verdict": verdict.outcome, "reason": verdict.reason, "n": verdict.num_pairs,
+            "verdict": claim.outcome, "reason": verdict.reason, "n": verdict.num_pairs,
             "mean": effect and effect.t.mean, "t_low": effect and effect.t.low, "t_high": effect and effect.t.high,
             "bca_low": effect and effect.bca.low, "bca_high": effect and effect.bca.high,
             "equivalence_low": effect and effect.equivalence.low,
@@ -37,7 +37,7 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
             "same_lr": " ".join(f"{lr:g}:{other.outcome}" for lr, other in claim.same_lr.items()),
         })  # fmt: skip
         shown.append({
-            "stratum": claim.stratum, "claimed": _claimed(comparison, selection), "verdict": verdict.outcome,
+            "stratum": claim.stratum, "claimed": _claimed(comparison, selection), "verdict": claim.outcome,
             "effect [95 %]": "—" if effect is None else _interval(effect.t, comparison, selection),
             "p (Holm)": "—" if effect is None else _p(effect.p_holm), "n": str(verdict.num_pairs),
             "at the same learning rate": _same_lr(claim) or "—",
@@ -49,7 +49,7 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
     """`relu: supported. after − before: +1.20 points [...], n = 6 pairs: why.` and what else a reader must know."""
     verdict, effect = claim.verdict, claim.verdict.effect
     where = f"{claim.stratum}: " if claim.stratum else ""
-    head = f"{where}{verdict.outcome}."
+    head = f"{where}{claim.outcome}."
     if effect is None:
         lacking = f" ({_some(verdict.incomplete)})" if verdict.incomplete else ""
         return f"{head} {_contrast(claim.comparison)}: {verdict.reason}{lacking}."

@@ -160,6 +160,8 @@ def test_crashed_missing_and_exploratory_are_said(troubled: tuple[Store, ReportR
     assert "1 planned run without a record" in result.table
     html = result.html.read_text()
     assert "Exploratory." in html
+    verdicts = pd.read_csv(result.html.parent / "tables" / "verdicts.csv")["verdict"]
+    assert verdicts.str.startswith("exploratory: ").all()
     assert run_id(grid(*SMALL)[-1]) in html
     table = pd.read_csv(result.html.parent / "tables" / "differences.csv")
     assert table["unpaired_seeds"].notna().any()
