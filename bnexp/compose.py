@@ -60,11 +60,18 @@ def request_from_argv(argv: Sequence[str]) -> Request:
         ConfigError: anything the user wrote that cannot be used.
     """
     parsed = _parse_argv(argv)
-    overrides, study = _expand_study(parsed)
-    plain, axes = _split_overrides(overrides, parsed)
-    with _one_line_errors():
-        configs, exec_config = _compose_grid(plain, axes, parsed.config_dir)
-    return Request(tuple(configs), exec_config, study, tuple(axes), parsed.multirun, tuple(argv))
+    grids, study = _expand_study(parsed)
+    configs: list[RunConfig] = []
+    arms: list[str] = []
+    swept: dict[str, None] = dict.fromkeys(key for arm in study.spec.arms.values() for key in arm) if study else {}
+    for arm, overrides in grids.items():
+        plain, axes = _split_overrides(overrides, parsed)
+        with _one_line_errors():
+            composed, exec_config = _compose_grid(plain, axes, parsed.config_dir)
+        configs += composed
+        arms += [arm] * len(composed) if study else []
+        swept |= dict.fromkeys(axes)
+    return Request(tuple(configs), exec_config, study, tuple(swept), parsed.multirun, tuple(argv), tuple(arms))
 
 
 def wants_hydra(argv: Sequence[str]) -> bool:
@@ -77,7 +84,8 @@ def run_under_hydra(argv: Sequence[str], task: Callable[[RunConfig, ExecConfig],
     """Hand the command line to Hydra; each job that it starts calls `task`, whose value an optimizing sweeper reads."""
     parsed = _parse_argv(argv)
     plugins = [o for o in parsed.overrides if o.partition("=")[0] in PLUGIN_GROUPS]
-    overrides, study = _expand_study(parsed)
+    grids, study = _expand_study(parsed)
+    overrides = next(iter(grids.values()))  # of a study, what its first arm is
     if study is not None and plugins:
         hint = "a study is frozen and executed by bnexp itself: leave out the launcher or sweeper"
         raise ConfigError("study", got=study.spec.name, hint=hint)
@@ -178,14 +186,17 @@ def _parse_argv(argv: Sequence[str]) -> _Argv:
     return parsed
 
 
-def _expand_study(parsed: _Argv) -> tuple[list[str], StudyRequest | None]:
-    """Replace `study=NAME tier=TIER` by the overrides that the study declares, the user's own taking precedence."""
+def _expand_study(parsed: _Argv) -> tuple[dict[str, list[str]], StudyRequest | None]:
+    """Arm -> overrides: `study=NAME tier=TIER` stands for what the study declares, the user's own taking precedence.
+
+    Without a study there is one arm, without a name.
+    """
     named = {key: value for key, _, value in (o.partition("=") for o in parsed.overrides) if key in ("study", "tier")}
     own = [o for o in parsed.overrides if o.partition("=")[0] not in ("study", "tier")]
     if "study" not in named:
         if "tier" in named:
             raise ConfigError("tier", got=named["tier"], hint="a tier belongs to a study: add study=NAME and -m")
-        return own, None
+        return {"": own}, None
     name, tier = named["study"], named.get("tier", "small")
     if "," in name:
         hint = f"one study at a time: bnexp train -m study={name.split(',')[0]}"
@@ -200,11 +211,17 @@ def _expand_study(parsed: _Argv) -> tuple[list[str], StudyRequest | None]:
         raise ConfigError(
             "study", got=name, hint=f"a study is a grid of runs; ask for it with -m: bnexp train -m study={name}"
         )
-    own_keys = {o.partition("=")[0] for o in own}
-    declared = {k: v for k, v in spec.overrides(tier).items() if k not in own_keys}
+    own_keys = {key: value for key, _, value in (o.partition("=") for o in own)}
+    for key in sorted(set(own_keys) & {key for arm in spec.arms.values() for key in arm}):
+        raise ConfigError(
+            key, got=own_keys[key], hint=f"this is what the arms of {name} differ in; without study= it is yours"
+        )
+    grids = {
+        arm: [f"{k}={_as_override(v)}" for k, v in spec.overrides(tier, arm).items() if k not in own_keys] + own
+        for arm in spec.arms
+    }
     changes = tuple(o for o in own if not _is_outside_study(o.partition("=")[0]))
-    expanded = [f"{key}={_as_override(value)}" for key, value in declared.items()]
-    return [*expanded, *own], StudyRequest(spec, tier, changes)
+    return grids, StudyRequest(spec, tier, changes)
 
 
 def _is_outside_study(key: str) -> bool:

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
@@ -27,6 +28,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     seconds = estimate_seconds(plan)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     cells = {cell_id(run.config) for run in plan.runs}
+    power = _power(plan, request)  # after the peak, which is that of training
     summary = {
         "cells": len(cells),
         "runs": len(plan.runs),
@@ -36,7 +38,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         "todo": plan.count("todo") + plan.count("retry"),
         "minutes": round(seconds / 60, 4),
         "peak_mib": round(peak_mib * plan.slots),
-        "power": None,
+        "power": power,
     }
     if as_json:
         print(json.dumps(summary))
@@ -52,6 +54,33 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
+    for row in power or ():
+        where = f"{row['stratum']}: " if row["stratum"] else ""
+        print(f"power of {where}{row['treatment']} against {row['control']}, {row['num_pairs']} pairs, from a pilot of "
+              f"{row['num_pilot']}: {100 * row['to_find']:.0f} % to find twice the margin, "
+              f"{100 * row['to_equate']:.0f} % to show that there is nothing")  # fmt: skip
+
+
+def _power(plan: Plan, request: Request) -> list[dict[str, Any]] | None:
+    """The chances of each comparison, where runs of the study are there to tell the spread."""
+    if request.study is None or request.study.overrides:
+        return None
+    from bnexp.analysis.claims import declared_of
+    from bnexp.analysis.frame import load_frame
+    from bnexp.analysis.planning import plan_power
+    from bnexp.analysis.select import select
+
+    study = request.study.spec
+    runs = load_frame(plan.store, [run.run_id for run in plan.runs]).runs
+    if runs.empty:
+        return None
+    powers = plan_power(select(runs, study, plan.arms), study, declared_of(study, request.study.tier))
+    return [
+        {"treatment": power.comparison.treatment, "control": power.comparison.control, "stratum": power.stratum,
+         "num_pilot": power.num_pilot, "sd": power.sd, "num_pairs": power.num_pairs,
+         "to_find": round(power.to_find, 4), "to_equate": round(power.to_equate, 4)}
+        for power in powers
+    ] or None  # fmt: skip
 
 
 def _counted(count: int, noun: str) -> str:

@@ -37,6 +37,7 @@ class Request:
 
     Attributes:
         configs: the composed runs in sweep order, before identity merges equal ones.
+        arms: of a study, the arm of each; else empty.
         swept: the keys that vary in the grid.
     """
 
@@ -46,3 +47,4 @@ class Request:
     swept: tuple[str, ...]
     multirun: bool
     argv: tuple[str, ...]
+    arms: tuple[str, ...] = ()

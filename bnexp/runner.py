@@ -52,6 +52,7 @@ class Plan:
 
     Attributes:
         num_composed: grid points before equal runs were merged (no norm has no placement, for one).
+        arms: of a study, the run ids of each of its arms.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -59,6 +60,7 @@ class Plan:
     worker: Worker
     slots: int
     store: Store
+    arms: dict[str, list[str]]
 
     @property
     def todo(self) -> list[PlannedRun]:
@@ -79,18 +81,23 @@ def make_plan(request: Request) -> Plan:
     device = resolve_device(request.exec.device)
     hosts: dict[DataConfig, HostData] = {}
     resolved = resolve_runs(request.configs, request.exec, hosts)
-    runs = [PlannedRun(name, config, _state(store, name, request.exec)) for name, config in resolved.items()]
+    runs = [PlannedRun(name, config, _state(store, name, request.exec)) for name, config in dict(resolved).items()]
     sweep = len(request.configs) > 1
     slots = _num_slots(request.exec, device.type) if sweep else 1
     threads = request.exec.threads or (1 if sweep else _num_cores())
     worker = Worker(request.exec, device, threads, hosts)
-    return Plan(tuple(runs), len(request.configs), worker, slots, store)
+    arms: dict[str, dict[str, None]] = {arm: {} for arm in request.arms}
+    for arm, (name, _) in zip(request.arms, resolved, strict=bool(request.arms)):
+        arms[arm][name] = None  # a dict, for equal grid points of one arm are one run
+    return Plan(
+        tuple(runs), len(request.configs), worker, slots, store, {arm: list(names) for arm, names in arms.items()}
+    )
 
 
 def resolve_runs(
     configs: Sequence[RunConfig], exec_config: ExecConfig, hosts: dict[DataConfig, HostData]
-) -> dict[str, RunConfig]:
-    """Run id -> config with precision, the data's fingerprint and plug-ins' code settled; equal runs merge in order.
+) -> list[tuple[str, RunConfig]]:
+    """The id of each, and the config with precision, the data's fingerprint and plug-ins' code settled.
 
     Args:
         hosts: filled with the data sets that had to be read.
@@ -98,7 +105,7 @@ def resolve_runs(
     device = resolve_device(exec_config.device)
     raw_hosts: dict[DataConfig, HostData] = {}
     checked: set[RunConfig] = set()
-    resolved: dict[str, RunConfig] = {}
+    resolved: list[tuple[str, RunConfig]] = []
     for config in configs:
         if config.data not in raw_hosts:
             raw_hosts[config.data] = load_host_data(config.data, exec_config.data_root)
@@ -114,7 +121,7 @@ def resolve_runs(
             data=replace(config.data, fingerprint=host.images.fingerprint),
         )
         hosts[config.data] = host
-        resolved.setdefault(run_id(config), config)
+        resolved.append((run_id(config), config))
     return resolved
 
 
@@ -183,6 +190,7 @@ def freeze_study(plan: Plan, study: StudyRequest, argv: Sequence[str]) -> None:
             "overrides": list(study.overrides),
             "command": shlex.join(["bnexp", "train", *argv]),
             "run_ids": run_ids,
+            "arms": plan.arms,
         },
     )
 

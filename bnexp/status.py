@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections import Counter
@@ -54,7 +53,7 @@ def print_studies(argv: list[str]) -> int:
             "claim": spec.claim,
             "sources": sorted(spec.sources),
             "tiers": list(spec.tiers),
-            "num_runs": {name: math.prod(map(len, tier.axes.values())) for name, tier in spec.tiers.items()},
+            "num_runs": {name: spec.num_runs(name) for name in spec.tiers},
             "verdict": None,
         }
         for spec in list_studies(options.config_dir).values()

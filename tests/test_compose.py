@@ -77,7 +77,13 @@ def test_study_expands_to_its_declared_grid() -> None:
     request = request_from_argv(["-m", "study=placement"])
     assert request.study is not None
     axes = request.study.spec.tiers["small"].axes
-    assert len(request.configs) == len({run_id(c) for c in request.configs}) == _product(axes)
+    assert set(request.arms) == {"before", "after"}
+    for arm in ("before", "after"):
+        grid = [c for c, name in zip(request.configs, request.arms, strict=True) if name == arm]
+        assert {config.norm.placement for config in grid} == {arm}
+        assert len(grid) == len({run_id(c) for c in grid}) == _product(axes)
+    assert len({run_id(c) for c in request.configs}) == request.study.spec.num_runs("small") == 2 * _product(axes)
+    assert request.swept[0] == "norm.placement"
     assert request.study.key == "placement"
     assert not request.study.overrides
 
@@ -88,6 +94,40 @@ def test_study_with_an_axis_overridden_is_exploratory_and_lies_apart() -> None:
     assert {config.seed for config in request.configs} == {0, 1}
     assert request.study.key.startswith("placement-exploratory-")
     assert request.study.overrides == ("seed=0,1",)
+
+
+@pytest.mark.parametrize("override", ["norm.placement=after", "norm.placement=before,after"])
+def test_what_the_arms_of_a_study_differ_in_cannot_be_overridden(override: str) -> None:
+    value = override.partition("=")[2]
+    message = rf"^norm\.placement: '{value}': this is what the arms of placement differ in"
+    with pytest.raises(ConfigError, match=message):
+        request_from_argv(["-m", "study=placement", override])
+    assert request_from_argv(["-m", override]).configs
+
+
+@pytest.mark.parametrize(
+    "override", ["claim=x", "metric=val_accuracy", "margin=0.1", "comparisons=[]", "study.margin=1"]
+)
+def test_what_a_study_claims_cannot_be_overridden(override: str) -> None:
+    with pytest.raises(ConfigError, match="no such key"):
+        request_from_argv(["-m", "study=placement", override])
+
+
+def test_every_arm_has_the_grid_of_the_overridden_axis() -> None:
+    request = request_from_argv(["-m", "study=lr-range", "lr=0.1,0.2", "seed=0"])
+    grids = {
+        arm: [(c.model.init, c.lr) for c, name in zip(request.configs, request.arms, strict=True) if name == arm]
+        for arm in ("no norm", "batch")
+    }
+    assert grids["no norm"] == grids["batch"] == [("he", 0.1), ("he", 0.2), ("default", 0.1), ("default", 0.2)]
+    kinds = {(name, c.norm.kind) for c, name in zip(request.configs, request.arms, strict=True)}
+    assert kinds == {("no norm", "none"), ("batch", "batch")}
+    assert request.study is not None
+    assert request.study.overrides == ("lr=0.1,0.2", "seed=0")
+
+
+def test_without_a_study_there_are_no_arms() -> None:
+    assert request_from_argv(["-m", "norm=none,batch"]).arms == ()
 
 
 def test_study_stays_declared_where_only_the_execution_differs(tmp_path: Path) -> None:
@@ -104,9 +144,7 @@ def test_user_study_and_norm_from_config_dir(tmp_path: Path) -> None:
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm" / "slow.yaml").write_text("defaults: [batch]\nmomentum: 0.01\n")
     assert "mine" in list_studies(tmp_path)
-    request = request_from_argv(
-        ["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "norm.placement=after"]
-    )
+    request = request_from_argv(["--config-dir", str(tmp_path), "-m", "study=mine", "norm=slow", "model=cnn"])
     assert {config.norm.option("momentum") for config in request.configs} == {0.01}
 
 
@@ -193,6 +231,78 @@ def test_yaml_syntax_error_is_one_line_with_file_and_line(tmp_path: Path) -> Non
 def test_study_file_with_a_wrong_key_is_refused(change: dict[str, object]) -> None:
     raw = list_studies()["placement"].declaration("small") | change
     with pytest.raises(ConfigError, match="study"):
+        study_from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("treatment", "aftr", "'aftr' is not one of before, after .did you mean 'after'"),
+        ("treatment", ["after"], r"\['after'\] is not one of before, after"),
+        ("treatment", "before", "before': is the treatment too"),
+        ("control", "after", "'after': is the treatment too"),
+        ("control", None, "None is not one of before, after"),
+        ("shape", "diference", "'diference' is not one of difference, healthy_lr"),
+        ("direction", "up", "'up' is not one of higher, lower, same"),
+        ("margin", 0, "0: expected a number above 0"),
+        ("margin", -0.01, "-0.01: expected a number above 0"),
+        ("margin", "0.01", "'0.01': expected a number above 0"),
+        ("margin", True, "True: expected a number above 0"),
+        ("margin", float("nan"), "nan: expected a number above 0"),
+        ("margin", float("inf"), "inf: expected a number above 0"),
+        ("metric", "test_loss", "no such key; keys here: .*margin"),
+    ],
+)
+def test_a_wrong_comparison_is_one_line_that_names_it(key: str, value: object, message: str) -> None:
+    raw = list_studies()["placement"].declaration("small")
+    raw["comparisons"] = [{**raw["comparisons"][0], key: value}]
+    named = "control" if "is the treatment too" in message else key
+    with pytest.raises(ConfigError, match=rf"^study\.comparisons\.0\.{named}: .*{message}") as error:
+        study_from_dict(raw)
+    assert "\n" not in str(error.value)
+
+
+def test_the_second_comparison_is_named_by_its_place_and_a_missing_key_by_its_name() -> None:
+    raw = list_studies()["lr-range"].declaration("small")
+    (first,) = raw["comparisons"]
+    raw["comparisons"] = [first, first | {"margin": 1}]  # a ratio
+    with pytest.raises(ConfigError, match=r"^study\.comparisons\.1\.margin: 1: expected a number above 1$"):
+        study_from_dict(raw)
+    raw["comparisons"] = [{key: value for key, value in first.items() if key != "shape"}]
+    with pytest.raises(ConfigError, match=r"^study\.comparisons\.0\.shape: None: this key is missing$"):
+        study_from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"comparisons": []}, r"study\.comparisons: \[\]: expected a list"),
+        ({"comparisons": "after"}, r"study\.comparisons: 'after': expected a list"),
+        ({"comparisons": [3]}, r"study\.comparisons\.0: 3: expected the keys"),
+        ({"arms": {"before": {"norm.placement": "before"}}}, r"study\.arms: .*two arms at least"),
+        ({"arms": ["before", "after"]}, r"study\.arms: .*two arms at least"),
+        ({"arms": {"before": {"lr": 1}, "after": {"lr": 2}}}, r"study\.tiers\.small: 'lr': .*what the arms differ in"),
+        ({"choose": {"factor": "lr", "metric": "val_accuracy", "seeds": [0, 99]}}, r"study\.choose\.seeds: \[0, 99\]"),
+        (
+            {"choose": {"factor": "lr", "metric": "val_accuracy", "seeds": 0}},
+            r"study\.choose\.seeds: 0: expected a list",
+        ),
+        ({"tiers": {"small": {"fixed": {}, "axes": {"seed": [0, 1, 2, 1]}}}}, r"axes\.seed: .*a value is given twice"),
+        ({"tiers": {"small": {"fixed": {}, "axes": {"seed": ["a"]}}}}, r"axes\.seed: .*expected a list of seeds"),
+        ({"tiers": {"small": {"fixed": {}, "axes": {"lr": [0.1]}}}}, r"axes\.seed: None: expected a list of seeds"),
+    ],
+)
+def test_wrong_arms_comparisons_and_seeds_are_one_line(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        study_from_dict(list_studies()["placement"].declaration("small") | change)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tuning_seed_is_never_a_reported_one_and_some_are_left() -> None:
+    raw = list_studies()["placement"].declaration("small")
+    assert not set(study_from_dict(raw).seeds("small")) & set(raw["choose"]["seeds"])
+    raw["choose"]["seeds"] = list(raw["tiers"]["small"]["axes"]["seed"])
+    with pytest.raises(ConfigError, match="some but not all of the seeds of tier small"):
         study_from_dict(raw)
 
 

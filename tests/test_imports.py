@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"records", "store", "study"},
     "report": {"analysis", "store", "study"},
     "runner": {"config", "engine", "identity", "records", "request", "store", "study"},
-    "plan": {"config", "engine", "identity", "request", "runner"},
+    "plan": {"analysis", "config", "engine", "identity", "request", "runner"},
     "status": {"records", "store", "compose"},
     "cli": {"choices", "compose", "runner", "plan", "status", "report", "store"},
     "__main__": {"cli"},

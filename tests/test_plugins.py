@@ -316,7 +316,7 @@ def edit(site: Path, old: str, new: str) -> None:
 
 def resolve(*argv: str) -> dict[str, RunConfig]:
     request = request_from_argv(argv)
-    return resolve_runs(request.configs, request.exec, {})
+    return dict(resolve_runs(request.configs, request.exec, {}))
 
 
 @pytest.mark.usefixtures("site")

@@ -161,7 +161,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, bnexp: 
     from bnexp.runner import resolve_runs
 
     request = request_from_argv(["exec.precision=fp32", *TINY])
-    (name,) = resolve_runs(request.configs, request.exec, {})
+    ((name, _),) = resolve_runs(request.configs, request.exec, {})
     assert name == run_id(request.configs[0])
     with Store(tmp_path / "results").lock(name, timeout_seconds=0) as held:
         assert held
@@ -203,13 +203,27 @@ def test_a_study_is_frozen_and_a_changed_declaration_is_refused(bnexp: Bnexp, tm
     own.mkdir(parents=True)
     text = "\n".join(
         ["name: mine", "number: 15", "question: q", "claim: c", "sources: {a: b}",
-         "comparison: {factor: norm.kind, control: none, treatment: batch}", "strata: []",
-         "choose: {factor: lr, metric: val_accuracy, seeds: [0]}", "metric: test_accuracy", "margin: MARGIN", "tiers:",
-         "  small:", "    fixed: {epochs: 1, data.train_limit: 100}", "    axes: {norm: [none, batch], seed: [0, 1]}"]
+         "arms: {none: {norm: none}, batch: {norm: batch}, either: {norm: batch}}", "comparisons:",
+         "  - {treatment: batch, control: none, shape: difference, direction: higher, margin: MARGIN}", "strata: []",
+         "choose: {factor: lr, metric: val_accuracy, seeds: [0]}", "metric: test_accuracy", "tiers:",
+         "  small:", "    fixed: {epochs: 1, data.train_limit: 100}", "    axes: {seed: [0, 1, 2]}"]
     )  # fmt: skip
     (own / "mine.yaml").write_text(text.replace("MARGIN", "0.01"))
     argv = ("train", "--config-dir", "own", "-m", "study=mine")
     assert bnexp(*argv).returncode == 0
+    arms = json.loads((tmp_path / "results/studies/mine/study.json").read_text())["arms"]
+    assert list(arms) == ["none", "batch", "either"]
+    assert len(arms["none"]) == len(arms["batch"]) == 3
+    assert arms["batch"] == arms["either"]  # runs of two arms count in both
+    assert not set(arms["none"]) & set(arms["batch"])
+    plan = json.loads(bnexp("plan", "--json", *argv[1:]).stdout)
+    assert plan["done"] == 6
+    (power,) = plan["power"]
+    assert (power["treatment"], power["control"], power["stratum"]) == ("batch", "none", "")
+    assert (power["num_pilot"], power["num_pairs"], power["to_find"]) == (2, 2, 0)  # under six nothing is decided
+    told = bnexp("plan", *argv[1:]).stdout
+    assert "power of batch against none, 2 pairs, from a pilot of 2: 0 % to find twice the margin" in told
+    assert json.loads(bnexp("plan", "--json", *argv[1:], "results=elsewhere").stdout)["power"] is None
     (own / "mine.yaml").write_text(text.replace("MARGIN", "0.5"))
     refused = bnexp(*argv)
     assert refused.returncode == 2

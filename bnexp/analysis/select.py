@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -84,50 +84,65 @@ class Effect:
     unhealthy: tuple[int, ...]
 
 
-def select(runs: pd.DataFrame, study: StudySpec | None) -> Selection:
+def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Sequence[str]] | None = None) -> Selection:
     """Sort runs into arms and strata.
 
     Args:
         runs: `Frame.runs`, not empty.
-        study: its declaration names factor, strata, metric and tuning seeds; without one, whatever varies of the
-            norm makes the arms and whatever else varies makes the strata.
+        study: its declaration names arms, comparisons, strata, metric and tuning seeds; without one, whatever varies of
+            the norm makes the arms and whatever else varies makes the strata.
+        arms: of a study, the run ids of each arm, as frozen; a run may belong to several.
     """
-    runs = runs.copy()
     metric = study.metric if study else "test_accuracy"
+    runs = runs.copy() if arms is None else _in_arms(runs, arms)
     varying = [key for key in config_keys(runs) if runs[key].nunique(dropna=False) > 1]
-    factor = [study.comparison.factor] if study and study.comparison.factor in runs else []
-    # the study's factor parts the arms even while only one of its values has run
-    arm_keys = [*factor, *_independent(runs, _arm_keys(varying, factor), given=factor)]
-    others = [
-        key for key in varying if key not in arm_keys and key not in ("lr", "seed") and not key.startswith("norm.")
-    ]
-    declared = [key for key in (study.strata if study else ()) if key in others]
+    # what the arms of a study differ in need not be config keys alone: their names part them
+    arm_keys = ["arm"] if study else _independent(runs, _arm_keys(varying), given=[])
+    others = [key for key in varying if key not in (*arm_keys, "lr", "seed")]
+    if study is None:  # what varies of the norm is an arm then
+        others = [key for key in others if not key.startswith("norm.")]
+    declared = [key for key in (study.strata if study else ()) if key in varying]
     strata_keys = _independent(runs, [*declared, *_names_first(others)], given=arm_keys)
     confounded = tuple(
         key for key in others if key not in strata_keys and _refines(runs, key, given=strata_keys) and arm_keys
     )
-    runs["arm"] = [_arm_label(row, arm_keys) for _, row in runs.iterrows()]
+    if study is None:
+        runs["arm"] = [_arm_label(row, arm_keys) for _, row in runs.iterrows()]
     runs["stratum"] = [_stratum_label(row, strata_keys) for _, row in runs.iterrows()]
     runs["score"] = score(runs, metric)
     runs["healthy"] = ~runs["status"].isin(UNHEALTHY)
-    arms = _arm_order(runs, study)
+    names = _arm_order(runs, study)
     strata = tuple(runs.sort_values(strata_keys, kind="stable")["stratum"].unique()) if strata_keys else ("",)
     choice = _choose_lr(runs, study)
     return Selection(
         runs=runs,
         metric=metric,
-        arms=arms,
+        arms=names,
         strata=strata,
         best_lr=choice.best,
         tuning_seeds=choice.seeds,
         shared_seeds=choice.shared,
         gaps=choice.gaps,
         untuned=choice.untuned,
-        pairs=tuple(pair for stratum in strata for pair in _pairs(runs, arms, stratum, arm_keys, study)),
-        margin=study.margin if study else None,
-        confounded=confounded,
+        pairs=tuple(pair for stratum in strata for pair in _pairs(runs, names, stratum, study)),
+        margin=_margin(study),
+        confounded=() if study else confounded,
         fixed={key: runs[key].iloc[0] for key in config_keys(runs) if key not in varying},
     )
+
+
+def _in_arms(runs: pd.DataFrame, arms: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """A row for each run in each of its arms."""
+    members = pd.DataFrame([(arm, run_id) for arm, ids in arms.items() for run_id in ids], columns=["arm", "run_id"])
+    return members.merge(runs, on="run_id")
+
+
+def _margin(study: StudySpec | None) -> float | None:
+    """The smallest difference in the study's metric that matters, where one is declared."""
+    margins = (
+        [comparison.margin for comparison in study.comparisons if comparison.shape == "difference"] if study else []
+    )
+    return margins[0] if margins else None
 
 
 def own_best_effects(selection: Selection) -> list[Effect]:
@@ -170,15 +185,16 @@ def _effects(selection: Selection, runs: pd.DataFrame, lr: float | None) -> list
 
 def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
     scored = runs.dropna(subset=["score"])
-    assert scored["seed"].is_unique, "two runs of one cell share a seed"
+    if not scored["seed"].is_unique:
+        raise StoreError(f"arm {runs['arm'].iloc[0]!r}: a seed occurs twice, so its pair is ambiguous")
     return {int(seed): float(value) for seed, value in zip(scored["seed"], scored["score"], strict=True)}
 
 
-def _arm_keys(varying: Sequence[str], factor: Sequence[str]) -> list[str]:
-    """What parts the arms besides the study's factor: whatever varies of the norm, else the first other key."""
-    norm = [key for key in ("norm.kind", "norm.placement") if key in varying and key not in factor]
-    norm += [key for key in varying if key.startswith("norm.") and key not in norm and key not in factor]
-    if factor or norm:
+def _arm_keys(varying: Sequence[str]) -> list[str]:
+    """What parts the arms where no study does: whatever varies of the norm, else the first other key."""
+    norm = [key for key in ("norm.kind", "norm.placement") if key in varying]
+    norm += [key for key in varying if key.startswith("norm.") and key not in norm]
+    if norm:
         return norm
     rest = [key for key in _names_first(varying) if key not in ("lr", "seed", "batch_size")]
     return rest[:1]
@@ -233,44 +249,26 @@ def _absent(value: object) -> bool:
 
 
 def _arm_order(runs: pd.DataFrame, study: StudySpec | None) -> tuple[str, ...]:
-    """The control first: the study's, else no norm; the others as the grid has them."""
-    arms = list(dict.fromkeys(runs["arm"]))
-    if study and study.comparison.factor in runs:
-        controls = set(runs.loc[runs[study.comparison.factor] == study.comparison.control, "arm"])
-    else:
-        controls = {arm for arm in arms if arm.startswith(NO_NORM)}
-        arms.sort()
-    return tuple(sorted(arms, key=lambda arm: arm not in controls))
+    """As the study declares them; else no norm first, and the others by name."""
+    arms = set(runs["arm"])
+    if study:
+        return tuple(arm for arm in study.arms if arm in arms)
+    return tuple(sorted(arms, key=lambda arm: (not arm.startswith(NO_NORM), arm)))
 
 
 def _pairs(
-    runs: pd.DataFrame, arms: Sequence[str], stratum: str, keys: Sequence[str], study: StudySpec | None
+    runs: pd.DataFrame, arms: Sequence[str], stratum: str, study: StudySpec | None
 ) -> list[tuple[str, str, str]]:
-    """What to compare in a stratum: arms that differ in the study's factor alone; without a study, each with the first.
+    """What to compare in a stratum: what the study declares; without a study, each arm with the first.
 
     A stratum that lacks the arm without a norm still compares those it has.
     """
-    here = runs[runs["stratum"] == stratum].drop_duplicates("arm").set_index("arm")
-    present = [arm for arm in arms if arm in here.index]
+    here = set(runs.loc[runs["stratum"] == stratum, "arm"])
+    present = [arm for arm in arms if arm in here]
     if study is None:
         return [(stratum, present[0], arm) for arm in present[1:]]
-    if study.comparison.factor not in runs:
-        raise StoreError(f"study {study.name!r}: its runs have no key {study.comparison.factor!r} to compare")
-    factor = study.comparison.factor
-    controls = [arm for arm in present if here.loc[arm, factor] == study.comparison.control]
-    treatments = [arm for arm in present if here.loc[arm, factor] == study.comparison.treatment]
-    others = [key for key in keys if key != factor]
-    return [
-        (stratum, control, treatment)
-        for control in controls
-        for treatment in treatments
-        if all(_compatible(here.loc[control, key], here.loc[treatment, key]) for key in others)
-    ]
-
-
-def _compatible(one: object, other: object) -> bool:
-    """Equal, or a key that one of them does not have: no norm has no placement."""
-    return _absent(one) or _absent(other) or one == other
+    declared = dict.fromkeys((comparison.control, comparison.treatment) for comparison in study.comparisons)
+    return [(stratum, *pair) for pair in declared if set(pair) <= here]
 
 
 @dataclass(frozen=True)

@@ -104,20 +104,28 @@ def paired_difference(
     t_values = np.array([treatment[s] for s in seeds], dtype=np.float64)
     c_values = np.array([control[s] for s in seeds], dtype=np.float64)
     differences = t_values - c_values
-    sd, gain = math.nan, math.nan
-    if len(seeds) > 1:
-        sd = float(differences.std(ddof=1))
-        unpaired_variance = float(t_values.var(ddof=1) + c_values.var(ddof=1))
-        gain = unpaired_variance / sd**2 if sd > 0 else math.nan
     return PairedDifference(
         seeds=tuple(seeds),
         differences=tuple(float(d) for d in differences),
         t=mean_interval(differences.tolist()),
         bca=bootstrap_interval(differences.tolist(), seed=seed),
-        sd=sd,
-        gain=gain,
+        sd=float(differences.std(ddof=1)) if len(seeds) > 1 else math.nan,
+        gain=pairing_gain(t_values.tolist(), c_values.tolist()),
         unpaired=tuple(sorted(set(treatment) ^ set(control))),
     )
+
+
+def pairing_gain(treatment: Sequence[float], control: Sequence[float]) -> float:
+    """How many times smaller pairing made the variance of the mean difference; nan where it is undefined.
+
+    Args:
+        treatment, control: (n,) values of the same seeds, in the same order.
+    """
+    one, other = np.asarray(treatment, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if len(one) < 2:
+        return math.nan
+    paired = float((one - other).var(ddof=1))
+    return float(one.var(ddof=1) + other.var(ddof=1)) / paired if paired > 0 else math.nan
 
 
 def unhealthy_rates(healthy: Mapping[float, Sequence[bool]]) -> list[float]:

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnexp.analysis.claims import declared_of, judge_study
 from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import Selection, own_best_effects, select
 from bnexp.errors import ConfigError, StoreError
 from bnexp.report.figures import CAPTIONS, FIGURES, FigureFile, draw_figures
 from bnexp.report.page import render_page
 from bnexp.report.tables import TABLES, Table, make_tables, write_tables
+from bnexp.report.verdict_words import verdict_sentence, verdicts_table
 from bnexp.report.words import count, limit_readings, notes, reading
 from bnexp.store import Store
-from bnexp.study import StudySpec, study_from_dict
+from bnexp.study import StudySpec, declaration_hash, study_from_dict
 
 EVERYTHING = "all"
 COLUMNS = 100
 SUFFIXES = {"figures": (".png", ".svg", ".pdf"), "tables": (".csv", ".md", ".tex")}
-PRINTED = ("arms", "largest-healthy-lr")  # the tables that the command line shows; the page has all
+PRINTED = ("verdicts", "arms", "largest-healthy-lr")  # the tables that the command line shows; the page has all
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,15 @@ def evaluate(store: Store, study: str | None) -> Numbers:
         raise StoreError(
             f"{what}: no run has ended yet{hint}; train some first, for example: bnexp train -m study=placement"
         )
-    selection = select(frame.runs, spec)
+    selection = select(frame.runs, spec, frozen["arms"] if frozen else None)
+    tables = make_tables(selection, store)
+    if spec is None or frozen is None:
+        readings = limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)]
+    else:
+        declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
+        claims = judge_study(selection, spec, declared=declared)
+        tables = [verdicts_table(claims, selection), *tables]
+        readings = [verdict_sentence(claim, selection) for claim in claims]
     exploratory = (
         ["Exploratory: the declared study was changed on the command line."] if frozen and frozen["exploratory"] else []
     )
@@ -109,9 +119,9 @@ def evaluate(store: Store, study: str | None) -> Numbers:
         spec=spec,
         frame=frame,
         selection=selection,
-        tables=make_tables(selection, store),
-        readings=limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)],
-        remarks=exploratory + notes(selection) + _completeness(frame, frozen is not None),
+        tables=tables,
+        readings=readings,
+        remarks=exploratory + notes(selection, corrected=spec is not None) + _completeness(frame, frozen is not None),
     )
 
 
@@ -147,7 +157,12 @@ def _frozen(store: Store, study: str | None) -> tuple[dict[str, Any] | None, Stu
             "" if names else f"no study was started in {str(store.root)!r}; start one: bnexp train -m study=placement"
         )
         raise ConfigError("study", got=study, choices=names, hint=hint)
-    return frozen, study_from_dict(frozen["declaration"])
+    spec = study_from_dict(frozen["declaration"])
+    if declaration_hash(frozen["declaration"]) != frozen["hash"]:
+        raise StoreError(
+            f"study {study!r}: the declaration in {str(store.study_path(study))!r} was changed after it was frozen"
+        )
+    return frozen, spec
 
 
 def _completeness(frame: Frame, is_study: bool) -> list[str]:

@@ -16,7 +16,7 @@ from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhea
 from bnexp.metrics import METRICS, Metric
 from bnexp.store import Store
 
-TABLES = ("arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
+TABLES = ("verdicts", "arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
 PLACES = ("corruption", "severity", "statistics")  # what says where besides the layer, for the probes that need it
 END_PROBES = ("statistics", "robustness", "cost")  # measured once, when training is over
 PROBES_TITLE = "What probes measured at the end; step time and memory against the same network without norm layers"
@@ -78,7 +78,7 @@ def arms_table(selection: Selection) -> Table:
                 {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}", "n": str(len(cell)),
                  metric.label: _interval(estimate, metric), "diverged or collapsed": unhealthy}
             )  # fmt: skip
-    return _table("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)
+    return table_of("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)
 
 
 def effects_table(name: str, title: str, effects: Sequence[Effect], selection: Selection) -> Table:
@@ -105,7 +105,7 @@ def effects_table(name: str, title: str, effects: Sequence[Effect], selection: S
              "seeds without a partner": " ".join(map(str, d.unpaired)) or "none",
              "seeds diverged or collapsed": " ".join(map(str, effect.unhealthy)) or "none"}
         )  # fmt: skip
-    return _table(name, title, exact, shown, selection)
+    return table_of(name, title, exact, shown, selection)
 
 
 def limits_table(selection: Selection) -> Table:
@@ -127,7 +127,7 @@ def limits_table(selection: Selection) -> Table:
         text = "none of those tried" if limit is None else f"{limit:g}{more}"
         shown.append({**key, "largest healthy learning rate": text, "unhealthy below it": below or "none",
                       "tried": f"{tried[0]:g} to {tried[-1]:g}"})  # fmt: skip
-    return _table(
+    return table_of(
         "largest-healthy-lr", "Largest learning rate with at least 80 % healthy runs", exact, shown, selection
     )
 
@@ -186,7 +186,8 @@ def latex(table: Table) -> str:
     )
 
 
-def _table(name: str, title: str, exact: Rows, shown: Rows, selection: Selection) -> Table:
+def table_of(name: str, title: str, exact: Rows, shown: Rows, selection: Selection) -> Table:
+    """A table from its rows, without the stratum where there is but one."""
     return Table(name, title, pd.DataFrame(exact), _without_empty_stratum(pd.DataFrame(shown), selection))
 
 

@@ -96,8 +96,12 @@ def panel_note(selection: Selection) -> str:
     )
 
 
-def notes(selection: Selection) -> list[str]:
-    """What a reader must know before trusting the numbers."""
+def notes(selection: Selection, *, corrected: bool) -> list[str]:
+    """What a reader must know before trusting the numbers.
+
+    Args:
+        corrected: the verdicts are, for the number of comparisons.
+    """
     found = []
     seeds = ", ".join(map(str, selection.tuning_seeds))
     if selection.tuning_seeds and selection.runs["lr"].nunique() == 1:
@@ -135,7 +139,7 @@ def notes(selection: Selection) -> list[str]:
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
         )
     scored = selection.reporting()
-    if len(selection.pairs) * len(selection.strata) > 1:
+    if len(selection.pairs) > 1 and not corrected:
         found.append(
             "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
         )

@@ -147,7 +147,7 @@ def test_a_diverged_run_has_its_rows_with_gaps_and_no_final_probe(data: DeviceDa
 
 def worker_with(tmp_path: Path, *overrides: str) -> tuple[RunConfig, Worker, Store]:
     (config,) = (request := request_from_argv(overrides)).configs
-    ((_, resolved),) = resolve_runs([config], request.exec, {}).items()
+    ((_, resolved),) = resolve_runs([config], request.exec, {})
     return resolved, Worker(request.exec, CPU, 1, {}), Store(tmp_path)
 
 

@@ -72,13 +72,20 @@ def noise(config: RunConfig, spread: float = 0.004) -> float:
 
 
 def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = False) -> None:
-    """Freeze the placement study over these runs."""
-    spec = list_studies()["placement"]
-    declaration = spec.declaration("small")
+    """Freeze the placement study over these runs, as if it had declared just them."""
+    declaration = list_studies()["placement"].declaration("small")
+    seeds = sorted({config.seed for config in configs})
+    declaration["choose"]["seeds"] = [seed for seed in (0, 1) if seed in seeds]
+    declaration["tiers"]["small"]["axes"] = {
+        "model": list(dict.fromkeys(config.model.name for config in configs)),
+        "model.activation": list(dict.fromkeys(config.model.activation for config in configs)),
+        "lr": sorted({config.lr for config in configs}), "seed": seeds,
+    }  # fmt: skip
     store.write_study("placement", {
         "name": "placement", "tier": "small", "declaration": declaration, "hash": declaration_hash(declaration),
         "exploratory": exploratory, "overrides": ["seed=0,1"] if exploratory else [],
         "command": "bnexp train -m study=placement", "run_ids": [run_id(config) for config in configs],
+        "arms": {arm: [run_id(c) for c in configs if c.norm.placement == arm] for arm in ("before", "after")},
     })  # fmt: skip
 
 

@@ -24,9 +24,7 @@ from fabricate import (
 )
 from scipy import stats as scipy_stats
 
-from bnexp.analysis.frame import load_frame
-from bnexp.analysis.select import own_best_effects, select
-from bnexp.compose import list_studies
+from bnexp.analysis.select import own_best_effects
 from bnexp.config import RunConfig, run_config_from_dict
 from bnexp.errors import ConfigError, StoreError
 from bnexp.identity import run_id
@@ -94,8 +92,8 @@ def test_a_diverged_run_counts_and_is_named(placement_report: ReportResult) -> N
 
 def test_readings_follow_the_numbers_both_ways(placement_report: ReportResult) -> None:
     text = " ".join(placement_report.table.split())
-    assert re.search(r"cnn, relu: after − before: \+[23]\.\d\d points .*after is higher, on average by at least", text)
-    assert re.search(r"cnn, tanh: after − before: −[12]\.\d\d points .*before is higher", text)
+    assert re.search(r"cnn, relu: supported\. after − before: \+[23]\.\d\d points .*on the claimed side and", text)
+    assert re.search(r"cnn, tanh: contradicted\. after − before: −[12]\.\d\d points .*on the other side than", text)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_reading_says_what_the_interval_says(tmp_path: Path, shift: float, sprea
 
     write_all(store, configs, outcome)
     write_study(store, configs)
-    selection = select(load_frame(store, None).runs, list_studies()["placement"])
+    selection = evaluate(store, "placement").selection
     (effect,) = own_best_effects(selection)
     assert expected in reading(effect, selection)
 
@@ -162,6 +160,8 @@ def test_crashed_missing_and_exploratory_are_said(troubled: tuple[Store, ReportR
     assert "1 planned run without a record" in result.table
     html = result.html.read_text()
     assert "Exploratory." in html
+    verdicts = pd.read_csv(result.html.parent / "tables" / "verdicts.csv")["verdict"]
+    assert verdicts.str.startswith("exploratory: ").all()
     assert run_id(grid(*SMALL)[-1]) in html
     table = pd.read_csv(result.html.parent / "tables" / "differences.csv")
     assert table["unpaired_seeds"].notna().any()
@@ -274,10 +274,8 @@ def test_arms_pair_only_where_the_factor_alone_differs(tmp_path: Path) -> None:
     write_all(store, configs, lambda c: ("finished", 0.9 + noise(c)))
     write_study(store, configs, exploratory=True)
     table = tables_of(store, "placement")["differences"]
-    assert set(zip(table["control"], table["treatment"], strict=True)) == {
-        ("before, batch", "after, batch"),
-        ("before, group", "after, group"),
-    }
+    assert set(zip(table["control"], table["treatment"], strict=True)) == {("before", "after")}
+    assert set(table["stratum"]) == {"batch", "group"}
 
 
 def test_a_stratum_without_the_control_still_compares_what_it_has(tmp_path: Path) -> None:
@@ -321,7 +319,7 @@ def test_a_study_half_done_keeps_its_arms(tmp_path: Path) -> None:
 
 def test_a_reading_names_the_runs_at_chance_behind_it(placement_report: ReportResult) -> None:
     text = " ".join(placement_report.table.split())
-    assert text.count("1 pair holds a diverged (scored at chance) or collapsed run") == 2
+    assert text.count("Diverged or collapsed: 1 of after, 0 of before, scored at chance") == 2
     table = pd.read_csv(placement_report.html.parent / "tables" / "differences.csv").set_index("stratum")
     assert table.loc["resnet, relu", "unhealthy_seeds"] == 5
     assert table.loc[["cnn, relu", "cnn, tanh"], "unhealthy_seeds"].isna().all()
@@ -366,7 +364,7 @@ def test_a_lost_history_is_not_drawn_as_chance(own_placement: Store) -> None:
     for config in grid(*PLACEMENT):
         if config.seed == 3 and placement_outcome(config)[0] == "finished":
             (own_placement.run_dir(run_id(config)) / "history.jsonl").unlink()
-    selection = select(load_frame(own_placement, None).runs, list_studies()["placement"])
+    selection = evaluate(own_placement, "placement").selection
     drawn = draw_curves(selection, own_placement)
     assert drawn is not None
     figure: matplotlib.figure.Figure = drawn[0]

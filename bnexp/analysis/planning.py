@@ -1,0 +1,63 @@
+"""What a study can find, from the spread of those of its runs that are there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bnexp.analysis.claims import Declared, contrast_of, rule_of
+from bnexp.analysis.power import pilot_sd, power_from_pilot, power_of_difference, power_of_equivalence
+from bnexp.analysis.rule import Decision, Rule
+from bnexp.analysis.select import Selection
+from bnexp.study import Comparison, StudySpec
+
+
+@dataclass(frozen=True)
+class Power:
+    """The chances of one comparison in one stratum, at Holm's first level, as if nothing else were true.
+
+    Attributes:
+        num_pilot, sd: pairs that are there, and the spread to plan with, which is no smaller with 80 % assurance.
+        num_pairs: as declared.
+        to_find: chance to find an effect of twice the margin.
+        to_equate: chance to call a true zero negligible (or, where no difference is claimed, supported).
+    """
+
+    comparison: Comparison
+    stratum: str
+    num_pilot: int
+    sd: float
+    num_pairs: int
+    to_find: float
+    to_equate: float
+
+
+def plan_power(selection: Selection, study: StudySpec, declared: Declared) -> list[Power]:
+    """The power of each comparison in each stratum that has a pilot of two pairs at least."""
+    strata = max(len(selection.strata), declared.num_strata)
+    keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
+    found = (_power(selection, *key, declared, family_size=strata * len(study.comparisons)) for key in keys)
+    return [power for power in found if power is not None]
+
+
+def _power(
+    selection: Selection, comparison: Comparison, stratum: str, declared: Declared, *, family_size: int
+) -> Power | None:
+    contrast, rule = contrast_of(selection, comparison, stratum, None), rule_of(comparison)
+    values, num = list(contrast.values.values()), len(declared.seeds)
+    if len(values) < 2:
+        return None
+    sd = pilot_sd(values)
+    if contrast.failed:  # no spread describes failing runs: the rule is run on resampled pilots
+        flags = [seed in contrast.failed for seed in contrast.values]
+        plain = Rule("higher", rule.margin)
+        questions: tuple[tuple[Decision, float], ...] = (("supported", 2 * rule.margin), ("negligible", 0.0))
+        chances = [
+            power_from_pilot(decision, plain, num, pilot=values, failed=flags, effect=effect, family_size=family_size)
+            for decision, effect in questions
+        ]
+    else:
+        chances = [
+            power_of_difference(num, sd=sd, effect=2 * rule.margin, margin=rule.margin, family_size=family_size),
+            power_of_equivalence(num, sd=sd, margin=rule.margin, family_size=family_size),
+        ]
+    return Power(comparison, stratum, len(values), sd, num, *chances)

@@ -1,0 +1,177 @@
+"""Per-seed numbers of every shape of claim, against hand formulas and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from bnexp.analysis.contrasts import (
+    Arm,
+    Contrast,
+    alone,
+    arm_of,
+    epochs_ratio,
+    healthy_ratio,
+    interaction,
+    paired,
+    pooled_healthy_ratio,
+    slope,
+    steps,
+    trend,
+)
+from bnexp.errors import StoreError
+
+
+def contrast(*values: float) -> Contrast:
+    return Contrast(dict(enumerate(values)))
+
+
+def test_pairs_form_by_seed_never_by_position() -> None:
+    result = paired(Arm("batch", {3: 0.9, 1: 0.5}), Arm("none", {1: 0.4, 3: 0.6}))
+    assert result.values == pytest.approx({1: 0.1, 3: 0.3})
+    assert list(result.values) == [1, 3]
+    assert result.missing == ()
+
+
+def test_incomplete_pairs_are_named_and_undeclared_seeds_left_out() -> None:
+    result = paired(
+        Arm("batch", {0: 0.9, 1: 0.8, 2: math.nan, 9: 0.1}), Arm("none", {0: 0.7, 2: 0.6}), seeds=[0, 1, 2, 3]
+    )
+    assert result.missing == ("seed 1: no none", "seed 2: no batch", "seed 3: no batch and no none")
+    assert list(result.values) == [0]
+    assert result.undeclared == (9,)
+
+
+def test_duplicate_seeds_are_refused() -> None:
+    with pytest.raises(StoreError, match=r"'batch': seed 4 occurs twice"):
+        arm_of("batch", [(4, 0.9, False), (5, 0.8, True), (4, 0.9, False)])
+    arm = arm_of("batch", [(4, 0.9, False), (5, 0.1, True)])
+    assert arm == Arm("batch", {4: 0.9, 5: 0.1}, frozenset({5}))
+
+
+def test_a_failed_run_needs_a_score() -> None:
+    with pytest.raises(ValueError, match="scores chance"):
+        Arm("batch", {0: 0.9}, frozenset({1}))
+
+
+def test_failures_are_counted_by_pair() -> None:
+    scores = dict.fromkeys(range(8), 0.9)
+    result = paired(Arm("batch", scores, frozenset({0})), Arm("none", scores, frozenset({0, 1, 2, 3, 4, 5})))
+    assert result.failed == frozenset(range(6))
+    assert result.failures is not None
+    counted = result.failures
+    assert (counted.treatment, counted.control, counted.only_treatment, counted.only_control) == (1, 6, 0, 5)
+    assert counted.p == pytest.approx(2 * 0.5**5)
+
+
+def test_gain_is_the_ratio_of_variances() -> None:
+    shared = np.random.default_rng(0).normal(size=50)
+    own = np.random.default_rng(1).normal(scale=0.1, size=(2, 50))
+    arms = [Arm(name, dict(enumerate(shared + part))) for name, part in zip("ab", own, strict=True)]
+    one, other = shared + own[0], shared + own[1]
+    assert paired(*arms).gain == pytest.approx((one.var(ddof=1) + other.var(ddof=1)) / (one - other).var(ddof=1))
+    assert paired(*arms).gain > 20
+
+
+def test_interaction_is_the_difference_of_differences() -> None:
+    assert interaction(contrast(0.3, 0.1), contrast(0.1, 0.4)).values == pytest.approx({0: 0.2, 1: -0.3})
+
+
+def test_a_seed_missing_in_one_part_is_missing_and_named_once() -> None:
+    declared = Contrast({0: 0.1}, missing=("seed 1: no batch",), failed=frozenset({0}))
+    result = interaction(declared, contrast(0.3, 0.4))
+    assert list(result.values) == [0]
+    assert result.missing == ("here, seed 1: no batch",)
+    assert result.failed == frozenset({0})
+    assert interaction(contrast(0.1), contrast(0.3, 0.4)).missing == ("here, seed 1",)
+
+
+@pytest.mark.parametrize(("per", "base"), [("decade", 10), ("octave", 2)])
+def test_slope_is_that_of_least_squares(per: str, base: int) -> None:
+    factors = [200.0, 1000.0, 50_000.0, 3000.0]
+    rows = np.random.default_rng(0).normal(size=(4, 5))
+    result = slope({factor: contrast(*row) for factor, row in zip(factors, rows, strict=True)}, per=per)
+    for seed in range(5):
+        expected = scipy_stats.linregress(np.log(factors) / np.log(base), rows[:, seed]).slope
+        assert result.values[seed] == pytest.approx(expected)
+
+
+def test_slope_refuses_levels_without_a_logarithm() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        slope({0.0: contrast(1.0), 1.0: contrast(2.0)})
+    with pytest.raises(ValueError, match="decade"):
+        slope({1.0: contrast(1.0), 2.0: contrast(2.0)}, per="year")
+
+
+def test_trend_is_pages_test_on_another_scale() -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 5)) + 0.4 * np.arange(5)
+    result = trend([contrast(*column) for column in rows.T])
+    k = rows.shape[1]
+    from_mean = len(rows) * (np.mean(list(result.values.values())) * (k**3 - k) / 12 + k * (k + 1) ** 2 / 4)
+    assert from_mean == pytest.approx(scipy_stats.page_trend_test(rows).statistic)
+    for seed, row in enumerate(rows):
+        assert result.values[seed] == pytest.approx(scipy_stats.spearmanr(row, np.arange(k)).statistic)
+
+
+def test_trend_of_ties_is_none() -> None:
+    assert trend([contrast(0.5), contrast(0.5), contrast(0.5)]).values == {0: 0.0}
+
+
+def test_steps_show_the_fall_that_a_trend_hides() -> None:
+    levels = [contrast(0.1), contrast(0.9), contrast(0.7), contrast(1.0)]
+    assert trend(levels).values[0] > 0
+    assert [step.values[0] for step in steps(levels)] == pytest.approx([0.8, -0.2, 0.3])
+
+
+def test_epochs_ratio_without_censoring_is_a_log_ratio() -> None:
+    result = epochs_ratio(Arm("batch", {0: 4, 1: 6}), Arm("none", {0: 8, 1: 6}), budget=20)
+    assert result.values == pytest.approx({0: math.log(0.5), 1: 0.0})
+    assert (result.bounds, result.failed) == ((), frozenset())
+
+
+def test_epochs_ratio_brackets_what_censoring_leaves_open() -> None:
+    result = epochs_ratio(Arm("batch", {0: 5, 1: math.inf, 2: math.inf}), Arm("none", {0: 25, 1: 10, 2: 21}), budget=20)
+    low, high = result.bounds
+    assert result.values == pytest.approx({0: math.log(5 / 20), 1: math.log(20 / 10), 2: 0.0})
+    assert low == pytest.approx({0: math.log(5 / 200), 1: math.log(20 / 10), 2: -math.log(10)})
+    assert high == pytest.approx({0: math.log(5 / 20), 1: math.log(200 / 10), 2: math.log(10)})
+    assert result.failed == frozenset({0, 1, 2})
+    assert result.failures is not None
+    assert (result.failures.treatment, result.failures.control) == (2, 2)
+
+
+def test_epochs_ratio_refuses_no_time_and_keeps_missing_runs_missing() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        epochs_ratio(Arm("batch", {0: 0}), Arm("none", {0: 3}), budget=20)
+    crashed = epochs_ratio(Arm("batch", {0: math.nan, 1: 3}), Arm("none", {0: 3, 1: 3}), budget=20)
+    assert crashed.missing == ("seed 0: no batch",)
+    with pytest.raises(ValueError, match="censored"):
+        interaction(epochs_ratio(Arm("batch", {0: math.inf}), Arm("none", {0: 3}), budget=20), contrast(0.1))
+
+
+def test_healthy_ratio_by_seed() -> None:
+    batch = {0: {0.1: True, 1.0: True, 10.0: False}, 1: {0.1: False, 1.0: True, 10.0: True}}
+    none = {0: {0.1: True, 1.0: False, 10.0: False}, 1: {0.1: False, 1.0: False, 10.0: False}}
+    result = healthy_ratio(batch, none)
+    assert result.values == pytest.approx({0: 1.0, 1: 3.0})  # a step below the ladder where nothing was healthy
+    assert result.failed == frozenset({1})
+
+
+def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
+    whole, part = {0: {0.1: True, 1.0: True}}, {0: {0.1: True}}
+    assert healthy_ratio(whole, part, names=("batch", "none")).missing == ("seed 0: no none",)
+
+
+def test_pooled_healthy_ratio_needs_four_of_five() -> None:
+    control = {0.1: [True] * 5, 1.0: [True] * 3 + [False] * 2}
+    assert pooled_healthy_ratio({0.1: [True] * 5, 1.0: [True] * 4 + [False]}, control) == pytest.approx(10)
+    assert pooled_healthy_ratio({0.1: [False] * 5}, control) is None
+
+
+def test_an_arm_alone_names_the_seeds_it_lacks() -> None:
+    result = alone(Arm("batch", {0: 0.9, 5: 0.8}), seeds=[0, 1])
+    assert (dict(result.values), result.missing, result.undeclared) == ({0: 0.9}, ("seed 1: no batch",), (5,))
+    assert math.isnan(result.gain)

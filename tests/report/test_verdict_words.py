@@ -1,0 +1,207 @@
+"""Verdicts in words and in the table: the numbers that were judged, and none where nothing was."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from fabricate import PLACEMENT, grid, noise, write_all, write_run, write_study
+
+from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.contrasts import Arm, Contrast, paired
+from bnexp.analysis.rule import Rule
+from bnexp.analysis.select import Selection
+from bnexp.analysis.verdicts import Verdict, judge
+from bnexp.errors import ConfigError, StoreError
+from bnexp.report import evaluate, make_report, summarize
+from bnexp.report.verdict_words import verdict_sentence, verdicts_table
+from bnexp.store import Store
+from bnexp.study import Comparison, Direction
+
+WIGGLE = (0.001, -0.002, 0.003, -0.001, 0.002, -0.003)
+
+
+@pytest.fixture(scope="session")
+def selection(placement: Store) -> Selection:
+    return evaluate(placement, "placement").selection
+
+
+def claim(
+    verdict: Verdict,
+    *,
+    direction: Direction = "higher",
+    margin: float = 0.01,
+    shape: str = "difference",
+    same_lr: dict[float, Verdict] | None = None,
+) -> ClaimVerdict:
+    comparison = Comparison("after", "before", shape, direction, margin)
+    return ClaimVerdict(comparison, "relu", verdict, same_lr or {})
+
+
+def verdict_on(mean: float, spread: float = 1.0, direction: Direction = "higher", margin: float = 0.01) -> Verdict:
+    return judge(Contrast({seed: mean + spread * w for seed, w in enumerate(WIGGLE)}), Rule(direction, margin))
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "direction", "outcome", "why"),
+    [
+        (0.03, 1, "higher", "supported", "the interval excludes 0 on the claimed side and the mean reaches the margin"),
+        (0.03, 1, "lower", "contradicted", "on the other side than claimed and the mean reaches the margin"),
+        (0.0, 1, "higher", "negligible", "the two one-sided tests place the mean inside the margin"),
+        (0.0, 1, "same", "supported", "the two one-sided tests place the mean inside the margin"),
+        (0.0, 9, "higher", "inconclusive", "the interval includes 0 and reaches beyond the margin"),
+    ],
+)
+def test_sentence_and_row_quote_the_numbers_that_were_judged(
+    selection: Selection, mean: float, spread: float, direction: Direction, outcome: str, why: str
+) -> None:
+    verdict = verdict_on(mean, spread, direction)
+    sentence = verdict_sentence(claim(verdict, direction=direction), selection)
+    assert sentence.startswith(f"relu: {outcome}. after − before: ")
+    assert why in sentence
+    assert verdict.effect is not None
+    estimate = verdict.effect.t
+    found = re.search(r": (\S+) points \[(\S+), (\S+)\], 6 pairs: ", sentence)
+    assert found is not None
+    shown = [float(text.replace("−", "-")) for text in found.groups()]
+    assert shown == pytest.approx([100 * estimate.mean, 100 * estimate.low, 100 * estimate.high], abs=0.005)
+    table = verdicts_table([claim(verdict, direction=direction)], selection)
+    (row,) = table.exact.to_dict("records")
+    assert (row["verdict"], row["n"], row["mean"], row["t_low"]) == (outcome, 6, estimate.mean, estimate.low)
+    assert (row["p_holm"], row["bca_high"]) == (verdict.effect.p_holm, verdict.effect.bca.high)
+    (shown_row,) = table.shown.to_dict("records")
+    assert shown_row["verdict"] == outcome
+    assert shown_row["effect [95 %]"] in sentence
+    assert ("pairs decide it" in sentence) == (outcome == "inconclusive")
+
+
+def test_an_inconclusive_sentence_says_how_many_seeds_decide(selection: Selection) -> None:
+    verdict = verdict_on(0.0, 9)
+    assert verdict.needed is not None
+    sentence = verdict_sentence(claim(verdict), selection)
+    assert f"If mean and spread stay so, {verdict.needed.num_pairs} pairs decide it: negligible." in sentence
+    hopeless = replace(verdict, needed=replace(verdict.needed, num_pairs=None))
+    assert "no number of seeds up to 1,000 decides it" in verdict_sentence(claim(hopeless), selection)
+
+
+@pytest.mark.parametrize("outcome", ["untested", "invalid"])
+def test_untested_and_invalid_quote_no_number(selection: Selection, outcome: str) -> None:
+    if outcome == "untested":
+        arms = (Arm("after", {0: 0.9}), Arm("before", {1: 0.8}))
+        verdict = judge(paired(*arms, seeds=range(7)), Rule("higher", 0.01))
+        assert len(verdict.incomplete) == 7
+    else:
+        verdict = judge(Contrast({0: 0.9}), Rule("higher", 0.01), gate="the control is no baseline")
+    assert verdict.outcome == outcome
+    sentence = verdict_sentence(claim(verdict), selection)
+    assert sentence.startswith(f"relu: {outcome}. after − before: {verdict.reason}")
+    assert "points" not in sentence
+    assert "[" not in sentence
+    if outcome == "untested":
+        assert "(seed 0: no before; seed 1: no after; seed 2: no after and no before; " in sentence
+        assert sentence.endswith("and 3 more).")
+    table = verdicts_table([claim(verdict)], selection)
+    numbers = table.exact[["mean", "t_low", "t_high", "bca_low", "bca_high", "p", "p_holm", "pairing_gain"]]
+    assert numbers.isna().all(axis=None)
+    (row,) = table.shown.to_dict("records")
+    assert (row["effect [95 %]"], row["p (Holm)"]) == ("—", "—")
+
+
+@pytest.mark.parametrize(
+    ("margin", "direction", "claimed"),
+    [
+        (0.01, "higher", "after − before: higher by 1 point"),
+        (0.02, "lower", "after − before: lower by 2 points"),
+        (0.003, "higher", "after − before: higher by 0.3 points"),
+        (0.01, "same", "after − before: no difference beyond 1 point"),
+    ],
+)
+def test_what_is_claimed_in_words(selection: Selection, margin: float, direction: Direction, claimed: str) -> None:
+    table = verdicts_table([claim(verdict_on(0.0), margin=margin, direction=direction)], selection)
+    assert table.shown["claimed"].tolist() == [claimed]
+
+
+@pytest.mark.parametrize(("log", "shown"), [(0.5, "×3.2"), (2.5, "×316"), (math.log10(1 / 3), "×0.33")])
+def test_a_ratio_is_shown_as_one(selection: Selection, log: float, shown: str) -> None:
+    verdict = judge(Contrast(dict.fromkeys(range(6), log)), Rule("higher", math.log10(3)))
+    ratio = claim(verdict, shape="healthy_lr", margin=3.0)
+    sentence = verdict_sentence(ratio, selection)
+    assert f"largest healthy learning rate, after over before: {shown} [" in sentence
+    assert "points" not in sentence
+    (row,) = verdicts_table([ratio], selection).shown.to_dict("records")
+    assert row["claimed"] == "largest healthy learning rate, after over before: higher at least ×3"
+    assert row["effect [95 %]"].startswith(f"{shown} [")
+
+
+def test_verdicts_at_the_same_rate_and_failures_are_told(selection: Selection) -> None:
+    chance = {seed: 0.9 + w for seed, w in enumerate(WIGGLE)} | {3: 0.1}
+    arms = Arm("after", chance, frozenset({3})), Arm("before", dict.fromkeys(range(6), 0.9))
+    verdict = judge(paired(*arms), Rule("higher", 0.01))
+    told = claim(verdict, same_lr={0.03: verdict_on(0.03), 0.1: verdict_on(0.0), 0.3: verdict_on(0.04)})
+    sentence = verdict_sentence(told, selection)
+    assert "Diverged or collapsed: 1 of after, 0 of before" in sentence
+    assert sentence.endswith("At the same learning rate: supported at 0.03, 0.3; negligible at 0.1.")
+    table = verdicts_table([told], selection)
+    assert table.exact["same_lr"].tolist() == ["0.03:supported 0.1:negligible 0.3:supported"]
+    assert table.shown["at the same learning rate"].tolist() == ["supported at 0.03, 0.3; negligible at 0.1"]
+
+
+def test_a_single_pair_is_one_pair(selection: Selection) -> None:
+    verdict = judge(Contrast({4: 0.02}), Rule("higher", 0.01))
+    assert "after − before: +2.00 points, 1 pair: under 6 pairs" in verdict_sentence(claim(verdict), selection)
+
+
+def test_a_report_with_a_missing_run_gives_that_stratum_no_number(own_placement: Store) -> None:
+    (lost,) = [c for c in grid(*PLACEMENT) if (c.model.name, c.model.activation, c.norm.placement, c.lr, c.seed)
+               == ("cnn", "relu", "after", 0.3, 4)]  # fmt: skip
+    write_run(own_placement, lost, "failed", 0.5)
+    result = make_report(own_placement, "placement")
+    text = " ".join(result.table.split())
+    assert "cnn, relu: untested. after − before: runs are missing (seed 4: no after)." in text
+    assert "cnn, tanh: contradicted." in text
+    html = result.html.read_text()
+    assert "cnn, relu: untested. after − before: runs are missing (seed 4: no after)." in html
+
+
+def test_a_declaration_changed_after_it_was_frozen_is_refused(own_placement: Store) -> None:
+    path = own_placement.study_path("placement")
+    frozen = json.loads(path.read_text())
+    frozen["declaration"]["comparisons"][0]["margin"] = 0.5
+    path.write_text(json.dumps(frozen))
+    with pytest.raises(StoreError, match="was changed after it was frozen") as error:
+        evaluate(own_placement, "placement")
+    assert "\n" not in str(error.value)
+    frozen["declaration"]["comparisons"][0]["margin"] = -1
+    path.write_text(json.dumps(frozen))
+    with pytest.raises(ConfigError, match=r"study\.comparisons\.0\.margin"):
+        evaluate(own_placement, "placement")
+
+
+def test_a_seed_that_counts_twice_is_refused(own_placement: Store) -> None:
+    frozen = own_placement.study("placement")
+    assert frozen is not None
+    frozen["arms"]["after"].append(frozen["arms"]["after"][-1])
+    own_placement.write_study("placement", frozen)
+    with pytest.raises(StoreError, match=r"arm 'after': .*seed.* twice"):
+        evaluate(own_placement, "placement")
+
+
+def test_an_exploratory_report_says_so(own_placement: Store) -> None:
+    configs = [c for c in grid(*PLACEMENT) if c.seed < 5]
+    write_study(own_placement, configs, exploratory=True)
+    text = " ".join(summarize(evaluate(own_placement, "placement")).split())
+    assert "Exploratory: the declared study was changed" in text
+    assert "under 6 pairs nothing is decided" in text
+
+
+def test_a_norm_option_that_varies_within_arms_makes_strata(own_placement: Store) -> None:
+    configs = grid("norm=batch", "norm.momentum=0.1,0.5", "norm.placement=before,after", "model.depth=8",
+                   "seed=range(8)")  # fmt: skip
+    write_all(own_placement, configs, lambda c: ("finished", 0.9 + noise(c)))
+    write_study(own_placement, configs, exploratory=True)
+    table = evaluate(own_placement, "placement").tables[0]
+    assert table.exact["stratum"].tolist() == ["momentum 0.1", "momentum 0.5"]
+    assert table.exact["n"].tolist() == [6, 6]
