@@ -176,7 +176,7 @@ def _check_tuning_seeds(raw: Any, tiers: Mapping[str, Tier]) -> None:
     if not isinstance(raw, Sequence) or not all(isinstance(seed, int) for seed in raw):
         raise ConfigError("study.choose.seeds", got=raw, hint="expected a list of seeds")
     for name, tier in tiers.items():
-        if not set(raw) < set(tier.axes["seed"]):
+        if not set(raw) < set(tier.axes["seed"]) or (not raw and len(tier.axes.get("lr", ())) > 1):
             hint = f"expected some but not all of the seeds of tier {name}"
             raise ConfigError("study.choose.seeds", got=raw, hint=hint)
 

@@ -282,6 +282,7 @@ def test_the_second_comparison_is_named_by_its_place_and_a_missing_key_by_its_na
         ({"arms": {"before": {"norm.placement": "before"}}}, r"study\.arms: .*two arms at least"),
         ({"arms": ["before", "after"]}, r"study\.arms: .*two arms at least"),
         ({"arms": {"before": {"lr": 1}, "after": {"lr": 2}}}, r"study\.tiers\.small: 'lr': .*what the arms differ in"),
+        ({"choose": {"factor": "lr", "metric": "val_accuracy", "seeds": []}}, r"study\.choose\.seeds: \[\]"),
         ({"choose": {"factor": "lr", "metric": "val_accuracy", "seeds": [0, 99]}}, r"study\.choose\.seeds: \[0, 99\]"),
         (
             {"choose": {"factor": "lr", "metric": "val_accuracy", "seeds": 0}},

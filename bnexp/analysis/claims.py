@@ -11,7 +11,6 @@ from bnexp.analysis import verdicts
 from bnexp.analysis.contrasts import Arm, Contrast, arm_of, healthy_ratio, paired
 from bnexp.analysis.rule import Rule
 from bnexp.analysis.select import Selection
-from bnexp.analysis.stats import HEALTHY_SHARE
 from bnexp.analysis.verdicts import Verdict, judge_family
 from bnexp.errors import StoreError
 from bnexp.study import Comparison, StudySpec
@@ -23,8 +22,9 @@ class ClaimVerdict:
 
     Attributes:
         verdict: each arm at its own best learning rate, or over all of them where that is what is compared.
-        same_lr: the same at each learning rate of the ladder, both arms at that rate; a family of its own, so that
-            nobody picks the rate that pleases. Empty where the comparison is over all rates, or there is but one.
+        same_lr: the same at each learning rate of the ladder, both arms at that rate: all rates in all strata are a
+            family of their own, so that nobody picks the rate that pleases. Empty where the comparison is over all
+            rates, or there is but one.
     """
 
     comparison: Comparison
@@ -70,23 +70,22 @@ def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | 
     """
     keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
     cases: dict[str, verdicts.Comparison] = {}
+    at_rates: dict[str, verdicts.Comparison] = {}
     for index, (comparison, stratum) in enumerate(keys):
-        contrast = contrast_of(selection, comparison, stratum, declared)
-        # half of the runs of a control say nothing about the other half
-        gate = "" if contrast.missing else _gate(selection, comparison, stratum)
-        cases[str(index)] = verdicts.Comparison(contrast, rule_of(comparison), gate)
+        contrast, rule = contrast_of(selection, comparison, stratum, declared), rule_of(comparison)
+        cases[str(index)] = verdicts.Comparison(contrast, rule)
+        for lr, at_rate in _same_lr(selection, comparison, stratum, declared).items():
+            at_rates[f"{index} {lr!r}"] = verdicts.Comparison(at_rate, rule)
     # a stratum of which nothing has run yet keeps its place in the family
     strata = max(len(selection.strata), declared.num_strata if declared else 0)
     judged = judge_family(cases, family_size=max(1, strata * len(study.comparisons)))
+    same_lr: dict[str, dict[float, Verdict]] = {str(index): {} for index in range(len(keys))}
+    for name, verdict in judge_family(at_rates).items():
+        index_word, _, lr_word = name.partition(" ")
+        same_lr[index_word][float(lr_word)] = verdict
     return [
-        ClaimVerdict(
-            comparison,
-            stratum,
-            judged[str(index)],
-            _same_lr(selection, comparison, stratum, declared),
-            exploratory=declared is None,
-        )
-        for index, (comparison, stratum) in enumerate(keys)
+        ClaimVerdict(comparison, stratum, judged[str(i)], same_lr[str(i)], exploratory=declared is None)
+        for i, (comparison, stratum) in enumerate(keys)
     ]
 
 
@@ -140,20 +139,19 @@ def _healthy_contrast(
 
 def _same_lr(
     selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None
-) -> dict[float, Verdict]:
-    """Verdicts with both arms at the same learning rate, one family."""
+) -> dict[float, Contrast]:
+    """Learning rate -> the contrast with both arms at that rate."""
     runs = selection.reported_seeds(selection.runs)
     here = runs[(runs["stratum"] == stratum) & runs["arm"].isin((comparison.treatment, comparison.control))]
     rates = sorted({float(lr) for lr in here["lr"]} | set(declared.rates if declared else ()))
     if comparison.shape != "difference" or len(rates) < 2:
         return {}
-    cases = {}
+    found = {}
     for lr in rates:
         at_rate = runs[runs["lr"] == lr]
         arms = (_arm(selection, at_rate, name, stratum) for name in (comparison.treatment, comparison.control))
-        contrast = paired(*arms, seeds=declared.seeds if declared else None)
-        cases[str(lr)] = verdicts.Comparison(contrast, rule_of(comparison))
-    return {float(lr): verdict for lr, verdict in judge_family(cases).items()}
+        found[lr] = paired(*arms, seeds=declared.seeds if declared else None)
+    return found
 
 
 def _arm(selection: Selection, runs: pd.DataFrame, name: str, stratum: str) -> Arm:
@@ -170,17 +168,3 @@ def _ladders(cell: pd.DataFrame, name: str) -> dict[int, dict[float, bool]]:
     for seed, lr, healthy in zip(cell["seed"], cell["lr"], cell["healthy"], strict=True):
         ladders.setdefault(int(seed), {})[float(lr)] = bool(healthy)
     return ladders
-
-
-def _gate(selection: Selection, comparison: Comparison, stratum: str) -> str:
-    """Why the control is no fair baseline, or nothing: it must train at the learning rate it is judged at."""
-    if comparison.shape != "difference":
-        return ""
-    cell = selection.cell(selection.reporting(), comparison.control, stratum)
-    if cell.empty or cell["healthy"].mean() >= HEALTHY_SHARE:
-        return ""
-    failed = int((~cell["healthy"]).sum())
-    return (
-        f"{failed} of {len(cell)} runs of the control, {comparison.control}, diverged or collapsed at its own best "
-        "learning rate: it is no baseline"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -237,8 +237,9 @@ def healthy_ratio(
 ) -> Contrast:
     """log10(treatment's largest healthy level / control's) by seed; a ratio of at least 3 is `higher`, margin log10 3.
 
-    A seed without a healthy level counts as one step below the ladder and as failed. One that is healthy at the top
-    counts as the top: it may go further, so the ratio is the least that the runs show.
+    A seed without a healthy level counts as one step below the ladder and as failed. One that is healthy at the top is
+    censored: it counts as the top, and two bounds take it to go up to ten times as far, once in favour of each arm. A
+    verdict has to hold in all three readings, so that a ladder which is too short for both arms decides nothing.
 
     Args:
         treatment, control: seed -> level -> whether that run was healthy. A seed that lacks a level any other has is
@@ -253,14 +254,24 @@ def healthy_ratio(
         raise ValueError("a ladder needs two levels at least, all above 0")
     below = ladder[0] ** 2 / ladder[1]
 
-    def tops(name: str, arm: Mapping[int, Mapping[float, bool]]) -> Arm:
+    def tops(name: str, arm: Mapping[int, Mapping[float, bool]], top: float) -> Arm:
         whole = {seed: run for seed, run in arm.items() if len(run) == len(ladder)}
         best = {seed: max((level for level, ok in run.items() if ok), default=below) for seed, run in whole.items()}
-        failed = frozenset(seed for seed, level in best.items() if level == below)
-        scores = {seed: math.log10(best[seed]) if seed in best else math.nan for seed in arm}
+        failed = frozenset(seed for seed, level in best.items() if level in (below, ladder[-1]))
+        reached = {seed: top if level == ladder[-1] else level for seed, level in best.items()}
+        scores = {seed: math.log10(reached[seed]) if seed in reached else math.nan for seed in arm}
         return Arm(name, scores, failed)
 
-    return paired(tops(names[0], treatment), tops(names[1], control), seeds=seeds)
+    def contrast(treatment_top: float, control_top: float) -> Contrast:
+        arms = tops(names[0], treatment, treatment_top), tops(names[1], control, control_top)
+        return paired(*arms, seeds=seeds)
+
+    top, beyond = ladder[-1], CEILING * ladder[-1]
+    least = contrast(top, top)
+    bounds = tuple(other.values for other in (contrast(beyond, top), contrast(top, beyond)))
+    censored = any(values != least.values for values in bounds)
+    # being healthy at the top is no failure to count
+    return replace(least, bounds=bounds if censored else (), failures=None)
 
 
 def pooled_healthy_ratio(

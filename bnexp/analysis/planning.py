@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bnexp.analysis.claims import Declared, contrast_of, rule_of
 from bnexp.analysis.power import pilot_sd, power_from_pilot, power_of_difference, power_of_equivalence
-from bnexp.analysis.rule import Decision, Rule
+from bnexp.analysis.rule import Decision, Rule, coarse
 from bnexp.analysis.select import Selection
 from bnexp.study import Comparison, StudySpec
 
@@ -47,7 +49,8 @@ def _power(
     if len(values) < 2:
         return None
     sd = pilot_sd(values)
-    if contrast.failed:  # no spread describes failing runs: the rule is run on resampled pilots
+    # no spread describes failing runs or numbers of few sizes: the rule is run on resampled pilots
+    if contrast.failed or coarse(np.array([values]))[0]:
         flags = [seed in contrast.failed for seed in contrast.values]
         plain = Rule("higher", rule.margin)
         questions: tuple[tuple[Decision, float], ...] = (("supported", 2 * rule.margin), ("negligible", 0.0))

@@ -14,7 +14,7 @@ from bnexp.report.tables import Rows, Table, table_of
 from bnexp.report.words import count, signed
 from bnexp.study import Comparison
 
-TITLE = "Verdicts, corrected for their number (Holm)"
+TITLE = "Verdicts, corrected for their number (Holm); those at the same learning rate are a family of their own"
 
 
 def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table:
@@ -53,8 +53,10 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
     if effect is None:
         lacking = f" ({_some(verdict.incomplete)})" if verdict.incomplete else ""
         return f"{head} {_contrast(claim.comparison)}: {verdict.reason}{lacking}."
-    mean = _interval(effect.t, claim.comparison, selection)
-    parts = [f"{head} {_contrast(claim.comparison)}: {mean}, {count(verdict.num_pairs, 'pair')}: {verdict.reason}."]
+    mean, reason = _interval(effect.t, claim.comparison, selection), verdict.reason
+    if claim.comparison.shape == "healthy_lr":  # a ratio of 1 is a logarithm of 0
+        reason = reason.replace("excludes 0", "excludes 1").replace("includes 0", "includes 1")
+    parts = [f"{head} {_contrast(claim.comparison)}: {mean}, {count(verdict.num_pairs, 'pair')}: {reason}."]
     if verdict.needed is not None:
         parts.append(_needed(verdict))
     if effect.failures and (effect.failures.treatment or effect.failures.control):

@@ -165,20 +165,21 @@ def sick(run: Run, seeds: Iterable[int]) -> bool:
     return run.arm == "none" and run.seed in seeds
 
 
-def test_a_control_that_fails_at_its_own_best_rate_is_no_baseline(tmp_path: Path) -> None:
+def test_a_failed_run_counts_at_chance_whichever_arm_it_is_of(tmp_path: Path) -> None:
     one_in_eight = without(two_arms(0.03), lambda run: sick(run, [2]), "diverged")
     (claim,) = judged(tmp_path / "one", study(), one_in_eight)
-    assert claim.verdict.outcome != "invalid"
     assert claim.verdict.effect is not None
     assert claim.verdict.effect.failures is not None
     assert claim.verdict.effect.failures.control == 1
     expected = np.mean([0.85 + 0.003 * math.sin(2) + 0.03 + NOISE[2] - CHANCE] + [0.03 + NOISE[s] for s in SEEDS[1:]])
     assert claim.verdict.effect.t.mean == pytest.approx(expected)  # scored at chance, not dropped
-    for status in ("diverged", "collapsed"):
-        two = without(two_arms(0.03), lambda run: sick(run, [2, 3]), status)
-        (claim,) = judged(tmp_path / status, study(), two)
-        assert (claim.verdict.outcome, claim.verdict.effect) == ("invalid", None)
-        assert "2 of 8 runs of the control, none, diverged or collapsed" in claim.verdict.reason
+
+    outcomes = []
+    for arm in ("none", "batch"):
+        fails = without(two_arms(0.0, 0.001), lambda run, arm=arm: run.arm == arm and run.seed in SEEDS, "diverged")
+        (claim,) = judged(tmp_path / arm, study(), fails)
+        outcomes.append(claim.verdict.outcome)
+    assert outcomes == ["supported", "contradicted"]
 
 
 def test_a_control_that_fails_at_another_rate_is_a_baseline(tmp_path: Path) -> None:
@@ -403,3 +404,20 @@ def test_power_is_planned_from_the_runs_that_are_there(tmp_path: Path) -> None:
     failing = without(begun, lambda run: sick(run, [2]), "diverged")
     (power,) = plan_power(chosen(tmp_path / "failing", spec, failing), spec, declared)
     assert power.to_find < 0.05  # one in four differs by 70 points: eight pairs find nothing of two
+
+
+def test_a_ladder_that_is_too_short_for_both_arms_decides_nothing(tmp_path: Path) -> None:
+    spec = study([{"shape": "healthy_lr", "margin": 3}])
+    (claim,) = judged(tmp_path, spec, two_arms(0.0))
+    assert claim.verdict.outcome == "inconclusive"
+    assert claim.verdict.needed is not None
+    assert claim.verdict.needed.num_pairs is None
+
+
+def test_all_rates_in_all_strata_are_one_family(tmp_path: Path) -> None:
+    (claim,) = judged(tmp_path, study(), two_arms(0.012, 0.01))
+    values = {lr: verdict.effect for lr, verdict in claim.same_lr.items()}
+    assert len(values) == 3
+    raw = sorted(effect.p for effect in values.values() if effect)
+    corrected = sorted(effect.p_holm for effect in values.values() if effect)
+    assert corrected[0] == pytest.approx(min(1.0, 3 * raw[0]))

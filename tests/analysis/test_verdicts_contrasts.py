@@ -160,6 +160,18 @@ def test_healthy_ratio_by_seed() -> None:
     assert result.failed == frozenset({1})
 
 
+def test_a_level_that_is_healthy_at_the_top_may_go_further() -> None:
+    def arm(*tops: float) -> dict[int, dict[float, bool]]:
+        return {seed: {level: level <= top for level in (0.1, 1.0, 10.0)} for seed, top in enumerate(tops)}
+
+    open_both = healthy_ratio(arm(10, 10), arm(10, 10))
+    assert dict(open_both.values) == {0: 0.0, 1: 0.0}
+    assert [dict(bound) for bound in open_both.bounds] == [{0: 1.0, 1: 1.0}, {0: -1.0, 1: -1.0}]
+    open_treatment = healthy_ratio(arm(10, 1), arm(1, 1))
+    assert [dict(bound) for bound in open_treatment.bounds] == [{0: 2.0, 1: 0.0}, {0: 1.0, 1: 0.0}]
+    assert healthy_ratio(arm(1, 1), arm(0.1, 1)).bounds == ()
+
+
 def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
     whole, part = {0: {0.1: True, 1.0: True}}, {0: {0.1: True}}
     assert healthy_ratio(whole, part, names=("batch", "none")).missing == ("seed 0: no none",)
