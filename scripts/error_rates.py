@@ -24,7 +24,7 @@ import numpy as np
 from bnexp.analysis.power import power_from_pilot, power_of_difference, power_of_equivalence
 from bnexp.analysis.rule import Decision, Rule
 from bnexp.analysis.significance import Array, t_p
-from bnexp.analysis.worlds import World, outcome_rates
+from bnexp.analysis.worlds import SAME_ARMS, World, outcome_rates
 from bnexp.report.style import RC, look_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,13 +33,6 @@ PAIRS = (6, 10, 30)
 SD = World().sd
 MARGIN_OF_SAME = SD / 100  # the worst case: a large margin forgives what the interval got wrong
 PILOT = 200_000  # pairs, so many that what is tested is the rule and not the pilot's luck
-SAME_ARMS = {
-    "normal": World(),
-    "skewed": World("skewed"),
-    "3 % fail": World(treatment_fails=0.03, control_fails=0.03),
-    "20 % fail": World(treatment_fails=0.2, control_fails=0.2),
-    "45 % fail": World(treatment_fails=0.45, control_fails=0.45),
-}
 SAME, EFFECTS, ZEROS = "same arms", "effect of 2 margins", "true zero"
 LOPSIDED = "lopsided zero"  # no arms: exponential differences of mean 0, where no test is exact
 EFFECT_MARGINS = {6: 0.7, 10: 0.5, 30: 0.27}  # in SD, for a power of about 0.8

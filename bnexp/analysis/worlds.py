@@ -58,6 +58,16 @@ class World:
         return 1 - rng.standard_exponential(size)
 
 
+# arms that do not differ, in every way that a rule might fall for
+SAME_ARMS = {
+    "normal": World(),
+    "skewed": World("skewed"),
+    "3 % fail": World(treatment_fails=0.03, control_fails=0.03),
+    "20 % fail": World(treatment_fails=0.2, control_fails=0.2),
+    "45 % fail": World(treatment_fails=0.45, control_fails=0.45),
+}
+
+
 def outcome_rates(
     world: World,
     *,

@@ -15,7 +15,7 @@ from bnexp.analysis.select import Effect, Selection, own_best_effects
 from bnexp.analysis.stats import mean_interval
 from bnexp.metrics import METRICS, Metric
 from bnexp.report.probe_figures import PROBE_FIGURES
-from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save
+from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save, title
 from bnexp.report.words import fixed_words, panel_note, signed
 from bnexp.store import Store
 
@@ -108,7 +108,7 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
         for index, arm in enumerate(selection.arms):
             cell = selection.cell(runs, arm, stratum).dropna(subset=["score"])
             _dots(axis, index, cell, metric.scale)
-        axis.set_title(stratum)
+        axis.set_title(title(stratum))
         axis.set_xticks(range(len(selection.arms)), [arm.replace(", ", "\n") for arm in selection.arms])
         axis.set_xlim(-0.6, len(selection.arms) - 0.4)
         axis.grid(axis="x", visible=False)
@@ -138,10 +138,10 @@ def draw_curves(selection: Selection, store: Store) -> Drawn:
             cell = selection.cell(runs, arm, stratum)
             if len(cell):
                 handles.setdefault(arm, _curve(axis, index, _val_matrix(cell, history)))
-        axis.set_title(stratum)
+        axis.set_title(title(stratum))
     label_outer(axes, x="epoch", y="validation\naccuracy (%)")
     if len(selection.arms) > 1:
-        legend_below(figure, list(handles.values()), list(handles))
+        _arm_legend(figure, selection, handles)
     caption = (
         "Learning curves, each arm at its own best learning rate. Line: mean over seeds; band: from the lowest to the "
         f"highest seed ({_seed_counts(selection, runs)}). A diverged run counts as chance from then on."
@@ -193,7 +193,7 @@ def draw_heatmap(selection: Selection, store: Store) -> Drawn:
             index="batch_size", columns="lr", values="healthy", aggfunc=lambda flags: int((~flags).sum())
         )
         image = _heat(axis, table * metric.scale, sick, low, high)
-        axis.set_title(arm)
+        axis.set_title(title(arm))
     label_outer(axes, x="learning rate", y="batch size")
     figure.colorbar(image, ax=axes, label=metric.label, shrink=0.8)
     caption = (
@@ -325,6 +325,12 @@ def _at(selection: Selection) -> pd.DataFrame:
     return selection.reported_seeds(selection.runs)
 
 
+def _arm_legend(figure: Any, selection: Selection, handles: dict[str, Any]) -> None:
+    """In the order of the arms, whichever a panel met first."""
+    arms = [arm for arm in selection.arms if arm in handles]
+    legend_below(figure, [handles[arm] for arm in arms], arms)
+
+
 def _lines(selection: Selection, key: str, label: str) -> Any:
     """Score over a key on a log axis, a line an arm, a panel a stratum (less the key itself)."""
     metric = METRICS[selection.metric]
@@ -342,14 +348,14 @@ def _lines(selection: Selection, key: str, label: str) -> Any:
             if len(cell):
                 handles.setdefault(arm, _line(axis, index, cell, key, metric.scale))
         axis.set_xscale("log")
-        axis.set_title(stratum)
+        axis.set_title(title(stratum))
     ticks = sorted(runs[key].unique())
     if len(ticks) <= 4:
         for axis in axes:
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
     label_outer(axes, x=label, y=metric.label)
-    legend_below(figure, list(handles.values()), list(handles))
+    _arm_legend(figure, selection, handles)
     return figure
 
 

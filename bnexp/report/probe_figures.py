@@ -38,9 +38,8 @@ from bnexp.report.probe_marks import (
     range_over_steps,
     statistics_styles,
     step_ticks,
-    title,
 )
-from bnexp.report.style import GREY, MOST_COLUMNS, MOST_PANELS, label_outer, num_columns, panels
+from bnexp.report.style import GREY, MOST_COLUMNS, MOST_PANELS, label_outer, num_columns, panels, title
 from bnexp.store import Store
 
 Drawn = tuple[Any, str] | None
@@ -196,7 +195,7 @@ def draw_landscape(selection: Selection, store: Store) -> Drawn:
         labels = ("loss", "change of gradient (L2)", "largest change of\ngradient per distance")
         for axis, label in zip(row, labels, strict=True):
             axis.set_ylabel(label)
-            axis.set_title(stratum)
+            axis.set_title(title(stratum))
     for column in axes.T:
         log_scale_where_wide(column)
     step_ticks(axes, found)
@@ -244,7 +243,7 @@ def draw_running(selection: Selection, store: Store) -> Drawn:
         for axis, (quantity, label) in zip(row, RUNNING.items(), strict=True):
             over_steps(axis, found, stratum, quantity)
             axis.set_ylabel(label)
-            axis.set_title(stratum)
+            axis.set_title(title(stratum))
     for column in axes.T:
         log_scale_where_wide(column)
     step_ticks(axes, found)
@@ -278,7 +277,7 @@ def draw_statistics(selection: Selection, store: Store) -> Drawn:
         axis.set_xticks(range(len(kinds)), kinds)
         axis.set_xlim(-0.6, len(kinds) - 0.4)
         axis.grid(axis="x", visible=False)
-        axis.set_title(stratum)
+        axis.set_title(title(stratum))
         if place % columns == 0:
             axis.set_ylabel("test accuracy (%)")
         if place + columns >= len(found.strata):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnexp.analysis.stats import mean_interval
 from bnexp.report.probe_data import Measured, at_end, by_layer, pivoted
-from bnexp.report.style import GREY, PANEL_INCHES, Look, legend_below, look_of
+from bnexp.report.style import GREY, PANEL_INCHES, Look, legend_below, look_of, title
 
 MOST_MARKED = 20  # points of a line that each get a marker
 WIDE = 30.0  # highest over lowest value, from which on an axis is logarithmic
@@ -31,11 +31,6 @@ def grid(rows: int, columns: int, *, sharey: Literal["none", "all", "row", "col"
 def look(found: Measured, arm: str) -> Look:
     """An arm looks the same in every figure of a report."""
     return look_of(found.arms.index(arm))
-
-
-def title(*words: str) -> str:
-    """One line each, the empty ones left out."""
-    return "\n".join(word for word in words if word)
 
 
 def over_layers(

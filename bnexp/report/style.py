@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ GREY = "#5a5a5a"
 PANEL_INCHES = (2.6, 2.2)
 MOST_COLUMNS = 3
 INCHES_PER_LETTER, INCHES_PER_KEY = 0.082, 0.62  # of a legend entry, measured at RC's font size
+LETTERS_PER_PANEL = 28  # of a title over one panel
 MOST_PANELS = 12
 
 RC: Any = {
@@ -70,6 +72,11 @@ def panels(count: int, *, size: tuple[float, float] = PANEL_INCHES, sharex: bool
         if index + columns >= count:
             axes[index].xaxis.set_tick_params(labelbottom=True)
     return figure, axes[:count]
+
+
+def title(*phrases: str) -> str:
+    """A panel's title: each phrase on a line of its own, broken where it is wider than the panel."""
+    return "\n".join(textwrap.fill(phrase, LETTERS_PER_PANEL, break_long_words=False) for phrase in phrases if phrase)
 
 
 def num_columns(count: int) -> int:

@@ -15,17 +15,10 @@ from bnexp.analysis.power import power_from_pilot, power_of_difference, power_of
 from bnexp.analysis.rule import Decision, Evidence, Rule, decide, weigh
 from bnexp.analysis.sequential import plan_looks
 from bnexp.analysis.significance import holm, t_p
-from bnexp.analysis.worlds import World, outcome_rates
+from bnexp.analysis.worlds import SAME_ARMS, World, outcome_rates
 
 NUM_STUDIES = 2_000
 BOUND = scipy_stats.binom.ppf(0.99, NUM_STUDIES, 0.05) / NUM_STUDIES
-SAME_ARMS = {
-    "normal": World(),
-    "skewed": World("skewed"),
-    "3 % fail": World(treatment_fails=0.03, control_fails=0.03),
-    "20 % fail": World(treatment_fails=0.2, control_fails=0.2),
-    "45 % fail": World(treatment_fails=0.45, control_fails=0.45),
-}
 SD = World().sd
 
 

@@ -29,6 +29,7 @@ from bnexp.config import RunConfig, run_config_from_dict
 from bnexp.errors import ConfigError, StoreError
 from bnexp.identity import run_id
 from bnexp.report import ReportResult, evaluate, make_report, summarize
+from bnexp.report.style import title
 from bnexp.report.words import reading
 from bnexp.store import Store
 
@@ -371,3 +372,11 @@ def test_a_lost_history_is_not_drawn_as_chance(own_placement: Store) -> None:
     (panel,) = [axis for axis in figure.axes if axis.get_title() == "cnn, relu"]
     lowest = min(float(np.min(line.get_ydata()[-1])) for line in panel.lines)  # type: ignore[index]
     assert lowest > 85
+
+
+def test_a_long_title_is_broken_and_a_short_one_is_not() -> None:
+    assert title("cnn, relu") == "cnn, relu"
+    assert title("cnn, relu", "", "after 10 updates") == "cnn, relu\nafter 10 updates"
+    long = title("per_step, gamma init 0.1, initial noise 0.1")
+    assert max(map(len, long.split("\n"))) <= 28
+    assert long.replace("\n", " ") == "per_step, gamma init 0.1, initial noise 0.1"
