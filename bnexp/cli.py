@@ -14,10 +14,11 @@ USAGE = """bnexp: the laboratory for batch normalization
   bnexp train [KEY=VALUE ...]              train one run; with no argument, a CNN with batch norm on embedded digits
   bnexp train -m lr=0.01,0.1 norm=none,batch 'seed=range(5)'
                                            a grid of runs; finished ones are never repeated, interrupted ones resume
-  bnexp train -m study=placement           a declared study
+  bnexp train -m study=placement           a declared study; several: study=placement,lr-range, every one: study=all
   bnexp plan ...same arguments as train    what would run, and for how long; trains nothing
   bnexp status [STUDY] [--json] [--watch]  the runs on disk and how they fare
-  bnexp report [STUDY ...] [--out DIR]     figures, tables and one HTML page, from the records alone
+  bnexp report [--out DIR]                 the audit: one page over all studies, a row and a section for each claim
+  bnexp report STUDY ... | --runs          figures, tables and one HTML page of a study, or of every run
   bnexp studies [--json]                   the declared studies
 
   bnexp train --help                       every choice, with a line each, and the keys of a run
@@ -25,6 +26,7 @@ USAGE = """bnexp: the laboratory for batch normalization
   bnexp --version
 
 status and report take --results DIR, train and plan take results=DIR; both default to results/ or $BNEXP_RESULTS.
+A study keeps the declaration that it was started with; train --fork starts a changed one beside it.
 Data sets lie in data.root, by default data/ or $BNEXP_DATA.
 Exit status: 0 every run finished (a diverged run has finished), 1 a run crashed, 2 a mistake in the call,
 130 interrupted.
@@ -119,17 +121,27 @@ def _report(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "bnexp report", description="Figures, tables and one HTML page, from the records alone."
     )
-    parser.add_argument("study", nargs="*", help="studies; without any, every run in the results folder")
+    everything = "without any, the audit over all of them, or every run where no study was started"
+    parser.add_argument("study", nargs="*", help=f"studies; {everything}")
+    parser.add_argument("--runs", action="store_true", help="every run in the results folder, whatever its study")
     parser.add_argument("--results", type=Path, default=Path(os.environ.get("BNEXP_RESULTS", "results")))
     parser.add_argument("--out", type=Path, help="folder of the report, by default RESULTS/reports/STUDY")
     options = parser.parse_args(argv)
     if options.out is not None and len(options.study) > 1:
         raise ConfigError("--out", got=str(options.out), hint="takes one study, so that no report overwrites another")
+    if options.runs and options.study:
+        raise ConfigError("--runs", got=" ".join(options.study), hint="is a report of every run: leave out the study")
     from bnexp.report import make_report
     from bnexp.store import Store
 
-    for study in options.study or [None]:
-        result = make_report(Store(options.results), study, out=options.out)
+    store = Store(options.results)
+    if not options.study and not options.runs and store.study_names():
+        from bnexp.report.audit import make_audit
+
+        results = [make_audit(store, out=options.out)]
+    else:
+        results = [make_report(store, study, out=options.out) for study in options.study or [None]]
+    for result in results:
         print(result.table)
         print(f"\nreport: {result.html}")
     return 0

@@ -1,9 +1,15 @@
-"""The metrics a run reports: name, split, unit and direction, declared once."""
+"""The metrics a run reports and the measures derived from it: name, split, unit and direction, declared once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+Unit = Literal["fraction", "nats", "seconds", "images/s", "epochs", "ratio", "cosine", "decades", "SDs"]
+SHOWN_UNITS: dict[Unit, str] = {
+    "fraction": "%", "nats": "nats", "seconds": "s", "images/s": "images/s", "epochs": "epochs", "ratio": "×",
+    "cosine": "in cosine", "decades": "decades", "SDs": "SD",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -11,7 +17,7 @@ class Metric:
     """One number of a run.
 
     Attributes:
-        name: the key in `final` and in history rows.
+        name: the key in `final` and in history rows, or the name of a derived measure.
         split: the examples it was computed on.
         unit: of the stored number; accuracies are stored as fractions and shown as percent.
         direction: which way is better; "none" where neither is.
@@ -21,7 +27,7 @@ class Metric:
 
     name: str
     split: Literal["train", "val", "test", "none"]
-    unit: Literal["fraction", "nats", "seconds", "images/s"]
+    unit: Unit
     direction: Literal["higher", "lower", "none"]
     label: str
     digits: int
@@ -33,8 +39,8 @@ class Metric:
 
     @property
     def shown_unit(self) -> str:
-        """The unit a reader sees: `%`, `nats`, `s` or `images/s`."""
-        return {"fraction": "%", "nats": "nats", "seconds": "s", "images/s": "images/s"}[self.unit]
+        """The unit a reader sees, behind a number: `%`, `nats`, `s`, `×`, ..."""
+        return SHOWN_UNITS[self.unit]
 
 
 METRICS: dict[str, Metric] = {
@@ -53,3 +59,57 @@ METRICS: dict[str, Metric] = {
         Metric("images_per_second", "none", "images/s", "higher", "training speed (images/s)", 0),
     )
 }
+
+# what they are, to the letter: analysis/measures.py
+MEASURES: dict[str, Metric] = {
+    measure.name: measure
+    for measure in (
+        Metric("generalization_gap", "none", "fraction", "lower", "train − test accuracy (points)", 2),
+        Metric("epochs_to_target", "val", "epochs", "lower", "epochs to the target accuracy", 2),
+        Metric("seconds_to_target", "val", "seconds", "lower", "training time to the target accuracy (s)", 2),
+        Metric("val_accuracy_at_train", "val", "fraction", "higher", "validation accuracy at the train target (%)", 2),
+        Metric("shift_l2", "train", "ratio", "lower", "change of a layer's gradient (× its norm)", 3),
+        Metric("shift_cosine", "train", "cosine", "higher", "cosine of gradients before and after (1: no shift)", 3),
+        Metric("moment_drift", "train", "SDs", "lower", "drift of activation means (SD)", 3),
+        Metric(
+            "gradient_decades_start", "train", "decades", "lower", "|log10 first/last gradient|, step 0 (decades)", 2
+        ),
+        Metric(
+            "gradient_decades_later", "train", "decades", "lower", "|log10 first/last gradient|, later (decades)", 2
+        ),
+        Metric("accuracy_running", "test", "fraction", "higher", "test accuracy, running statistics (%)", 2),
+        Metric("accuracy_precise", "test", "fraction", "higher", "test accuracy, precise statistics (%)", 2),
+        Metric("accuracy_batch", "test", "fraction", "higher", "test accuracy, batch statistics (%)", 2),
+        Metric("corruption_drop", "test", "fraction", "lower", "accuracy lost under corruption (% of clean)", 2),
+        Metric("corruption_drop_adapted", "test", "fraction", "lower", "the same, batch statistics (% of clean)", 2),
+        Metric("fgsm_drop", "test", "fraction", "lower", "accuracy lost under FGSM (% of clean)", 2),
+        Metric("step_cost", "none", "ratio", "lower", "time of a step (× without norm)", 2),
+        Metric("norm_mean_error", "train", "SDs", "lower", "largest channel mean before gamma and beta (SD)", 6),
+        Metric("norm_std_error", "train", "ratio", "lower", "largest |channel SD − 1| before gamma and beta (×)", 6),
+        Metric("output_mean", "train", "SDs", "none", "channel mean of a norm's output (SD)", 3),
+        Metric("output_std_error", "train", "ratio", "none", "|channel SD − 1| of a norm's output (×)", 3),
+    )
+}
+
+# of a history: the accuracy to reach, as a fraction
+NEEDS_TARGET = frozenset({"epochs_to_target", "seconds_to_target", "val_accuracy_at_train"})
+
+# measure -> the probe whose rows it is made of; the others need none
+PROBE_OF: dict[str, str] = {
+    **dict.fromkeys(("shift_l2", "shift_cosine"), "shift"),
+    "moment_drift": "activations",
+    **dict.fromkeys(("gradient_decades_start", "gradient_decades_later"), "gradients"),
+    **dict.fromkeys(("accuracy_running", "accuracy_precise", "accuracy_batch"), "statistics"),
+    **dict.fromkeys(("corruption_drop", "corruption_drop_adapted", "fgsm_drop"), "robustness"),
+    "step_cost": "cost",
+    **dict.fromkeys(("norm_mean_error", "norm_std_error", "output_mean", "output_std_error"), "affine"),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """The metric or measure of this name, without its target.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return METRICS[name] if name in METRICS else MEASURES[name]

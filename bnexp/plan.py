@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,11 @@ from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
 from bnexp.engine.execute import Worker
 from bnexp.engine.step import train_step
+from bnexp.frozen import check_studies
 from bnexp.identity import cell_id
+from bnexp.planned import Plan, make_plan
+from bnexp.progress import described, merged_note, part_lines
 from bnexp.request import Request
-from bnexp.runner import Plan, describe, make_plan
 
 PROBE_SECONDS = 0.4
 WARMUP_STEPS = 2
@@ -25,10 +28,11 @@ MOST_SHOWN = 20
 def print_plan(request: Request, *, as_json: bool) -> None:
     """Print the runs, their states and an estimate from timed steps of every shape that is still to run."""
     plan = make_plan(request)
+    check_studies(plan, request)
     seconds = estimate_seconds(plan)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     cells = {cell_id(run.config) for run in plan.runs}
-    power = _power(plan, request)  # after the peak, which is that of training
+    power = _power(plan)  # after the peak, which is that of training
     summary = {
         "cells": len(cells),
         "runs": len(plan.runs),
@@ -38,49 +42,66 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         "todo": plan.count("todo") + plan.count("retry"),
         "minutes": round(seconds / 60, 4),
         "peak_mib": round(peak_mib * plan.slots),
-        "power": power,
+        "studies": [
+            {"name": planned.part.study.key, "runs": len(planned.run_ids), "shared": planned.num_shared}
+            for planned in plan.parts
+            if planned.part.study is not None
+        ],
+        "power": power or None,
     }
     if as_json:
         print(json.dumps(summary))
         return
-    merged = plan.num_composed - len(plan.runs)
-    note = f" ({merged} of {plan.num_composed} grid points are the same runs)" if merged else ""
     states = f"{summary['done']} done, {summary['resume']} to resume, {summary['todo']} to do"
     states += f", {summary['measure']} to measure" if summary["measure"] else ""
-    print(f"{_counted(len(plan.runs), 'run')} in {_counted(len(cells), 'cell')}{note}: {states}")
-    for run in plan.runs[:MOST_SHOWN]:
-        print(f"  {run.run_id}  {run.state:7}  {describe(run.config, request.swept)}".rstrip())
-    if len(plan.runs) > MOST_SHOWN:
-        print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
+    print(f"{_counted(len(plan.runs), 'run')} in {_counted(len(cells), 'cell')}{merged_note(plan)}: {states}")
+    for line in part_lines(plan, request):
+        print(line)
+    _print_runs(plan)
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
-    for row in power or ():
-        where = f"{row['stratum']}: " if row["stratum"] else ""
-        print(f"power of {where}{row['treatment']} against {row['control']}, {row['num_pairs']} pairs, from a pilot of "
-              f"{row['num_pilot']}: {100 * row['to_find']:.0f} % to find twice the margin, "
-              f"{100 * row['to_equate']:.0f} % to show that there is nothing")  # fmt: skip
+    for row in power:
+        print(_power_line(row, plan))
 
 
-def _power(plan: Plan, request: Request) -> list[dict[str, Any]] | None:
-    """The chances of each comparison, where runs of the study are there to tell the spread."""
-    if request.study is None or request.study.overrides:
-        return None
-    from bnexp.analysis.claims import declared_of
-    from bnexp.analysis.frame import load_frame
+def _print_runs(plan: Plan) -> None:
+    for run in plan.runs[:MOST_SHOWN]:
+        print(f"  {run.run_id}  {run.state:7}  {described(run, plan)}".rstrip())
+    if len(plan.runs) > MOST_SHOWN:
+        print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
+
+
+def _power_line(row: Mapping[str, Any], plan: Plan) -> str:
+    what = row["treatment"] + (f" against {row['control']}" if row["control"] else "")
+    where = [row["study"]] if len(plan.parts) > 1 else []
+    where += [row["stratum"]] if row["stratum"] else []
+    return (
+        f"power of {''.join(f'{word}: ' for word in where)}{what}, {row['num_pairs']} pairs, from a pilot of "
+        f"{row['num_pilot']}: {100 * row['to_find']:.0f} % to find twice the margin, "
+        f"{100 * row['to_equate']:.0f} % to show that there is nothing"
+    )
+
+
+def _power(plan: Plan) -> list[dict[str, Any]]:
+    """The chances of each comparison, where runs of its study are there to tell the spread."""
+    from bnexp.analysis.claims import declared_of, load_study
     from bnexp.analysis.planning import plan_power
-    from bnexp.analysis.select import select
 
-    study = request.study.spec
-    runs = load_frame(plan.store, [run.run_id for run in plan.runs]).runs
-    if runs.empty:
-        return None
-    powers = plan_power(select(runs, study, plan.arms), study, declared_of(study, request.study.tier))
-    return [
-        {"treatment": power.comparison.treatment, "control": power.comparison.control, "stratum": power.stratum,
-         "num_pilot": power.num_pilot, "sd": power.sd, "num_pairs": power.num_pairs,
-         "to_find": round(power.to_find, 4), "to_equate": round(power.to_equate, 4)}
-        for power in powers
-    ] or None  # fmt: skip
+    rows = []
+    for planned in plan.parts:
+        study = planned.part.study
+        if study is None or study.overrides:
+            continue
+        spec = study.spec.at(study.tier)
+        _, selection = load_study(plan.store, spec, planned.run_ids, planned.arms)
+        powers = [] if selection is None else plan_power(selection, spec, declared_of(spec, study.tier))
+        rows += [
+            {"study": study.key, "treatment": power.comparison.treatment, "control": power.comparison.control,
+             "stratum": power.stratum, "num_pilot": power.num_pilot, "sd": power.sd, "num_pairs": power.num_pairs,
+             "to_find": round(power.to_find, 4), "to_equate": round(power.to_equate, 4)}
+            for power in powers
+        ]  # fmt: skip
+    return rows
 
 
 def _counted(count: int, noun: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from bnexp.config import ExecConfig, RunConfig
 from bnexp.study import StudySpec
@@ -32,19 +34,44 @@ class StudyRequest:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one command line asks for.
+class Part:
+    """One study of a request, or its grid where no study is asked for.
 
     Attributes:
         configs: the composed runs in sweep order, before identity merges equal ones.
         arms: of a study, the arm of each; else empty.
         swept: the keys that vary in the grid.
+        probes: probe -> its options, as the study declares them.
     """
 
     configs: tuple[RunConfig, ...]
-    exec: ExecConfig
-    study: StudyRequest | None
-    swept: tuple[str, ...]
-    multirun: bool
-    argv: tuple[str, ...]
+    study: StudyRequest | None = None
     arms: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one command line asks for.
+
+    Attributes:
+        exec: its probes are those that the user asks for, in addition to those of the parts.
+        lacking: of all studies, those left out because they lack the tier.
+        fork: start studies whose declaration has changed under names of their own.
+    """
+
+    parts: tuple[Part, ...]
+    exec: ExecConfig
+    argv: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    fork: bool = False
+
+    @property
+    def configs(self) -> tuple[RunConfig, ...]:
+        """The composed runs of all parts, in sweep order."""
+        return tuple(config for part in self.parts for config in part.configs)
+
+    @property
+    def studies(self) -> tuple[StudyRequest, ...]:
+        return tuple(part.study for part in self.parts if part.study is not None)

@@ -44,7 +44,7 @@ def print_studies(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own with study/*.yaml")
     options = parser.parse_args(argv)
-    from bnexp.compose import list_studies
+    from bnexp.catalog import list_studies
 
     rows: list[dict[str, Any]] = [
         {

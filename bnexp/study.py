@@ -5,38 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from bnexp.comparison import IN_NUMBERS, Comparison, Direction, parse_comparison
 from bnexp.errors import ConfigError
 from bnexp.identity import canonical_json
-from bnexp.metrics import METRICS
+from bnexp.metrics import METRICS, NEEDS_TARGET, PROBE_OF
 from bnexp.section import unknown_key
 
 TIERS = ("small", "medium", "full")
-# difference: of the metric, each arm at its own best learning rate; healthy_lr: largest learning rate without failures
-SHAPES = ("difference", "healthy_lr")
-Direction = Literal["higher", "lower", "same"]
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One claimed effect, judged in every stratum.
-
-    Attributes:
-        treatment, control: names of arms.
-        shape: what the arms are compared in, one of SHAPES.
-        direction: the claimed side: of the treatment, higher or lower than the control; or same.
-        margin: the smallest effect that matters: a difference in the study's metric (stored unit), or a ratio above 1
-            of healthy learning rates.
-    """
-
-    treatment: str
-    control: str
-    shape: str
-    direction: Direction
-    margin: float
+MIN_SEEDS = 6  # five pairs cannot reach p < 0.05 two-sided by signs or ranks
+NOT_AN_ARMS_OWN = ("lr", "seed", "epochs", "data", "data.split_seed", "exec.precision", "probes")
+__all__ = ["TIERS", "Choice", "Comparison", "Direction", "StudySpec", "Tier", "declaration_hash", "study_from_dict"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +35,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tier:
-    """One size of a study: overrides that all runs share, and axes that are swept."""
+    """One size of a study.
+
+    Attributes:
+        fixed: overrides that all runs share, probes among them.
+        axes: what is swept.
+        margin: the smallest difference in accuracy that matters on these data, a fraction.
+        target: the accuracy that an epochs_to_target and its like have to reach.
+    """
 
     fixed: dict[str, Any]
     axes: dict[str, tuple[Any, ...]]
+    margin: float | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,18 +56,22 @@ class StudySpec:
 
     Attributes:
         claim: what is claimed, in a few words.
-        sources: text file name -> what that text says, contradicting ones too.
+        known: what the literature has found, with its source.
+        sources: text file name -> what that text says, for the side that the comparisons claim.
+        against: the same of texts that say the opposite.
         arms: name -> overrides that make it; all else is equal. The control of a comparison stands first.
-        comparisons: what is judged; all of them, in all strata, are one Holm family.
-        strata: config keys whose values are reported apart and never pooled.
-        metric: what figures and tables show, and differences are of.
+        comparisons: what is judged, the primary one first; all of them, in all strata, are one Holm family.
+        strata: config keys whose values are reported apart and never pooled; those that a comparison goes over too.
+        metric: what figures and tables show, and comparisons are in unless they say otherwise.
     """
 
     name: str
     number: int
     question: str
     claim: str
+    known: str
     sources: dict[str, str]
+    against: dict[str, str]
     arms: dict[str, dict[str, Any]]
     comparisons: tuple[Comparison, ...]
     strata: tuple[str, ...]
@@ -85,11 +79,15 @@ class StudySpec:
     metric: str
     tiers: dict[str, Tier]
 
+    def at(self, tier: str) -> StudySpec:
+        """The study at one tier alone, with every margin and target settled."""
+        own = self.tiers[tier]
+        settled = tuple(c.resolved(metric=self.metric, margin=own.margin, target=own.target) for c in self.comparisons)
+        return replace(self, comparisons=settled, tiers={tier: own})
+
     def declaration(self, tier: str) -> dict[str, Any]:
         """What is frozen in study.json: everything but the other tiers."""
-        raw = asdict(self)
-        raw["tiers"] = {tier: raw["tiers"][tier]}
-        return raw
+        return asdict(self.at(tier))
 
     def overrides(self, tier: str, arm: str) -> dict[str, Any]:
         """Override key -> one value or, for an axis, a tuple of values, in the order to be swept."""
@@ -108,9 +106,10 @@ class StudySpec:
         """The learning rates that every arm is tried at; empty where the tier has no such axis."""
         return tuple(float(lr) for lr in self.tiers[tier].axes.get("lr", ()))
 
-    def num_strata(self, tier: str) -> int:
-        """Combinations of whatever is varied besides arms, learning rates and seeds."""
-        return math.prod(len(values) for key, values in self.tiers[tier].axes.items() if key not in ("lr", "seed"))
+    def num_verdicts(self, tier: str) -> int:
+        """Comparisons over the strata that each is judged in: the size of the Holm family."""
+        axes = {key: len(values) for key, values in self.tiers[tier].axes.items() if key not in ("lr", "seed")}
+        return sum(math.prod(n for key, n in axes.items() if key != c.over) for c in self.comparisons)
 
 
 def declaration_hash(declaration: Mapping[str, Any]) -> str:
@@ -124,102 +123,182 @@ def study_from_dict(raw: Mapping[str, Any]) -> StudySpec:
     Raises:
         ConfigError: a key that is unknown, missing or of the wrong kind.
     """
-    keys = set(StudySpec.__dataclass_fields__)
-    _require_keys("study", raw, keys)
-    _require_keys("study.choose", raw["choose"], {"factor", "metric", "seeds"})
-    for key, metric in (("study.metric", raw["metric"]), ("study.choose.metric", raw["choose"]["metric"])):
-        if metric not in METRICS:
-            raise ConfigError(key, got=metric, choices=sorted(METRICS))
-    if METRICS[raw["choose"]["metric"]].split == "test":
-        raise ConfigError("study.choose.metric", got=raw["choose"]["metric"], hint="choosing never looks at test")
-    tiers = {name: _tier(name, tier) for name, tier in raw["tiers"].items()}
-    if not tiers:
-        raise ConfigError("study.tiers", got={}, choices=TIERS)
-    if raw["choose"]["factor"] != "lr":
-        raise ConfigError("study.choose.factor", got=raw["choose"]["factor"], hint="only lr is chosen, so far")
+    _require_keys("study", raw, set(StudySpec.__dataclass_fields__))
+    if isinstance(raw["number"], bool) or not isinstance(raw["number"], int):
+        raise ConfigError("study.number", got=raw["number"], hint="expected a whole number")
+    for key in ("name", "question", "claim", "known"):
+        if not isinstance(raw[key], str) or not raw[key].strip():
+            raise ConfigError(f"study.{key}", got=raw[key], hint="expected a text")
+    choose = _choice(raw["choose"])
+    if raw["metric"] not in list(METRICS):
+        raise ConfigError("study.metric", got=raw["metric"], choices=sorted(METRICS))
+    tiers = _tiers(raw["tiers"])
     arms = _arms(raw["arms"], tiers)
-    _check_tuning_seeds(raw["choose"]["seeds"], tiers)
-    if not isinstance(raw["number"], int) or not isinstance(raw["sources"], Mapping):
-        raise ConfigError("study.number", got=raw["number"], hint="expected a whole number, and sources as a mapping")
-    return StudySpec(
-        name=str(raw["name"]),
-        number=int(raw["number"]),
-        question=str(raw["question"]),
-        claim=str(raw["claim"]),
-        sources={str(k): str(v) for k, v in raw["sources"].items()},
+    strata = _strata(raw["strata"], tiers)
+    _check_seeds(choose.seeds, tiers)
+    spec = StudySpec(
+        **{key: raw[key] for key in ("name", "number", "question", "claim", "known", "metric")},
+        sources=_texts("sources", raw["sources"]),
+        against=_texts("against", raw["against"]),
         arms=arms,
-        comparisons=_comparisons(raw["comparisons"], arms),
-        strata=tuple(raw["strata"]),
-        choose=Choice(raw["choose"]["factor"], raw["choose"]["metric"], tuple(raw["choose"]["seeds"])),
-        metric=str(raw["metric"]),
+        comparisons=_comparisons(raw["comparisons"], arms, str(raw["metric"]), strata),
+        strata=strata,
+        choose=choose,
         tiers=tiers,
     )
+    for tier in spec.tiers:
+        _check_tier(spec, tier)
+    return spec
+
+
+def _choice(raw: Any) -> Choice:
+    _require_keys("study.choose", raw, {"factor", "metric", "seeds"})
+    if raw["factor"] != "lr":
+        raise ConfigError("study.choose.factor", got=raw["factor"], hint="only lr is chosen")
+    if raw["metric"] not in list(METRICS):
+        raise ConfigError("study.choose.metric", got=raw["metric"], choices=sorted(METRICS))
+    if METRICS[raw["metric"]].split == "test":
+        raise ConfigError("study.choose.metric", got=raw["metric"], hint="choosing never looks at test")
+    if not _are_seeds(raw["seeds"]):
+        raise ConfigError("study.choose.seeds", got=raw["seeds"], hint="expected a list of seeds")
+    return Choice(raw["factor"], raw["metric"], tuple(raw["seeds"]))
+
+
+def _texts(key: str, raw: Any) -> dict[str, str]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"study.{key}", got=raw, hint="expected text file: what it says")
+    for name, words in raw.items():
+        if not isinstance(words, str) or not words.strip():
+            raise ConfigError(f"study.{key}.{name}", got=words, hint="expected a text")
+    return {str(name): words for name, words in raw.items()}
 
 
 def _arms(raw: Any, tiers: Mapping[str, Tier]) -> dict[str, dict[str, Any]]:
-    if (
-        not isinstance(raw, Mapping)
-        or len(raw) < 2
-        or not all(isinstance(arm, Mapping) and arm for arm in raw.values())
-    ):
-        raise ConfigError("study.arms", got=raw, hint="expected two arms at least, each with its overrides")
-    arms = {str(name): dict(arm) for name, arm in raw.items()}
-    for key in {key for arm in arms.values() for key in arm}:
+    if not isinstance(raw, Mapping) or not raw or not all(isinstance(arm, Mapping) and arm for arm in raw.values()):
+        raise ConfigError("study.arms", got=raw, hint="expected arms, each with its overrides")
+    for name in raw:
+        if not isinstance(name, str):
+            raise ConfigError("study.arms", got=name, hint="expected a name; quote it where it is a number")
+    arms = {name: dict(arm) for name, arm in raw.items()}
+    for key in dict.fromkeys(key for arm in arms.values() for key in arm):
+        if key in NOT_AN_ARMS_OWN:
+            raise ConfigError("study.arms", got=key, hint="this has to be the same for all arms")
         for name, tier in tiers.items():
             if key in tier.axes or key in tier.fixed:
                 raise ConfigError(f"study.tiers.{name}", got=key, hint="this key is what the arms differ in")
     return arms
 
 
-def _check_tuning_seeds(raw: Any, tiers: Mapping[str, Tier]) -> None:
-    """Seeds that choose have to be run, and some have to be left to report."""
-    if not isinstance(raw, Sequence) or not all(isinstance(seed, int) for seed in raw):
-        raise ConfigError("study.choose.seeds", got=raw, hint="expected a list of seeds")
+def _strata(raw: Any, tiers: Mapping[str, Tier]) -> tuple[str, ...]:
+    if not isinstance(raw, Sequence) or isinstance(raw, str) or not all(isinstance(key, str) for key in raw):
+        raise ConfigError("study.strata", got=raw, hint="expected a list of keys")
+    swept = {key for tier in tiers.values() for key in tier.axes if key not in ("lr", "seed")}
+    known = {*raw, *(key.removesuffix(".name") for key in raw)}
+    for key in sorted(swept - known):
+        raise ConfigError("study.strata", got=list(raw), hint=f"{key} is swept, so it has to be a stratum")
+    return tuple(raw)
+
+
+def _are_seeds(raw: Any) -> bool:
+    listed = isinstance(raw, Sequence) and not isinstance(raw, str)
+    return listed and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in raw)
+
+
+def _check_seeds(tuning: Sequence[int], tiers: Mapping[str, Tier]) -> None:
+    """Seeds that choose have to be run, and enough have to be left to report."""
     for name, tier in tiers.items():
-        if not set(raw) < set(tier.axes["seed"]) or (not raw and len(tier.axes.get("lr", ())) > 1):
+        seeds = set(tier.axes["seed"])
+        if not set(tuning) < seeds or (not tuning and len(tier.axes.get("lr", ())) > 1):
             hint = f"expected some but not all of the seeds of tier {name}"
-            raise ConfigError("study.choose.seeds", got=raw, hint=hint)
+            raise ConfigError("study.choose.seeds", got=list(tuning), hint=hint)
+        if len(seeds - set(tuning)) < MIN_SEEDS:
+            hint = f"{MIN_SEEDS} seeds at least must be left to report besides those that choose"
+            raise ConfigError(f"study.tiers.{name}.axes.seed", got=sorted(seeds), hint=hint)
 
 
-def _comparisons(raw: Any, arms: Mapping[str, Any]) -> tuple[Comparison, ...]:
+def _comparisons(raw: Any, arms: Mapping[str, Any], metric: str, strata: Sequence[str]) -> tuple[Comparison, ...]:
     if not isinstance(raw, Sequence) or isinstance(raw, str) or not raw:
         raise ConfigError("study.comparisons", got=raw, hint="expected a list of comparisons")
-    return tuple(_comparison(f"study.comparisons.{index}", entry, arms) for index, entry in enumerate(raw))
+    found: list[Comparison] = []
+    for index, entry in enumerate(raw):
+        where = f"study.comparisons.{index}"
+        comparison = parse_comparison(where, entry, arms=arms, metric=metric, strata=strata)
+        if comparison in found:
+            raise ConfigError(where, got=entry, hint=f"is comparison {found.index(comparison)} too")
+        found.append(comparison)
+    return tuple(found)
 
 
-def _comparison(prefix: str, raw: Any, arms: Mapping[str, Any]) -> Comparison:
-    _require_keys(prefix, raw, set(Comparison.__dataclass_fields__))
-    for key, choices in (("treatment", arms), ("control", arms), ("shape", SHAPES), ("direction", DIRECTIONS)):
-        if not isinstance(raw[key], str) or raw[key] not in choices:
-            raise ConfigError(f"{prefix}.{key}", got=raw[key], choices=list(choices))
-    if raw["treatment"] == raw["control"]:
-        raise ConfigError(f"{prefix}.control", got=raw["control"], hint="is the treatment too")
-    least, margin = (1 if raw["shape"] == "healthy_lr" else 0), raw["margin"]
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not least < margin < math.inf:
-        raise ConfigError(f"{prefix}.margin", got=margin, hint=f"expected a number above {least}")
-    return Comparison(**{**raw, "margin": float(margin)})
+def _check_tier(spec: StudySpec, tier: str) -> None:
+    """What its comparisons need is there: margins, targets, probes, levels."""
+    own = spec.tiers[tier]
+    probes = own.fixed.get("probes", [])
+    if not isinstance(probes, Sequence) or isinstance(probes, str):
+        raise ConfigError(f"study.tiers.{tier}.fixed.probes", got=probes, hint="expected a list of probes")
+    for index, comparison in enumerate(spec.at(tier).comparisons):
+        where = f"study.comparisons.{index}"
+        for key, value in (("margin", comparison.margin), ("target", comparison.target)):
+            needed = key == "margin" or any(name in NEEDS_TARGET for name, _ in comparison.measures())
+            if needed and value is None:
+                raise ConfigError(f"{where}.{key}", got=None, hint=f"neither here nor in tier {tier}")
+        for name, _ in comparison.measures():
+            if PROBE_OF.get(name, "") not in ("", *probes):
+                hint = f"is measured by the probe {PROBE_OF[name]}, which tier {tier} does not have among its probes"
+                raise ConfigError(f"{where}.measure", got=name, hint=hint)
+        _check_levels(where, comparison, tier, own.axes)
+
+
+def _check_levels(where: str, comparison: Comparison, tier: str, axes: Mapping[str, Sequence[Any]]) -> None:
+    """What a comparison goes over is swept, in numbers where it reckons with them, and is more than it searches."""
+    over = comparison.over
+    levels = axes.get(over, ()) if over is not None else ()
+    if over is not None and len(levels) < 2:
+        hint = f"tier {tier} has no axis of two levels at least for it"
+        raise ConfigError(f"{where}.over", got=over, hint=hint)
+    for level in levels if comparison.shape in IN_NUMBERS else ():
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < math.inf:
+            hint = f"tier {tier} has the level {level!r}, and the shape {comparison.shape} needs numbers above 0"
+            raise ConfigError(f"{where}.over", got=over, hint=hint)
+    settings = max(1, len(axes.get("lr", ()))) * max(1, len(levels))
+    if comparison.budget is not None and comparison.budget >= settings:
+        hint = f"tier {tier} has {settings} settings in all, and a small search tries fewer"
+        raise ConfigError(f"{where}.budget", got=comparison.budget, hint=hint)
+
+
+def _tiers(raw: Any) -> dict[str, Tier]:
+    if not isinstance(raw, Mapping) or not raw:
+        raise ConfigError("study.tiers", got=raw, choices=TIERS)
+    return {name: _tier(name, tier) for name, tier in raw.items()}
 
 
 def _tier(name: str, raw: Any) -> Tier:
     if name not in TIERS:
         raise ConfigError("study.tiers", got=name, choices=TIERS)
-    _require_keys(f"study.tiers.{name}", raw, {"fixed", "axes"})
+    prefix = f"study.tiers.{name}"
+    _require_keys(prefix, raw, {"fixed", "axes"}, optional={"margin", "target"})
     axes: dict[str, tuple[Any, ...]] = {}
+    for key in ("fixed", "axes"):
+        if not isinstance(raw[key], Mapping):
+            raise ConfigError(f"{prefix}.{key}", got=raw[key], hint="expected a mapping of keys")
     for key, values in raw["axes"].items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ConfigError(f"study.tiers.{name}.axes.{key}", got=values, hint="expected a list of values")
+            raise ConfigError(f"{prefix}.axes.{key}", got=values, hint="expected a list of values")
         axes[str(key)] = tuple(values)
         if any(value in values[:index] for index, value in enumerate(values)):
-            raise ConfigError(f"study.tiers.{name}.axes.{key}", got=values, hint="a value is given twice")
-    if not all(isinstance(seed, int) for seed in axes.get("seed", ("",))):
-        raise ConfigError(f"study.tiers.{name}.axes.seed", got=raw["axes"].get("seed"), hint="expected a list of seeds")
-    return Tier(fixed=dict(raw["fixed"]), axes=axes)
+            raise ConfigError(f"{prefix}.axes.{key}", got=values, hint="a value is given twice")
+    if not _are_seeds(axes.get("seed")):
+        raise ConfigError(f"{prefix}.axes.seed", got=raw["axes"].get("seed"), hint="expected a list of seeds")
+    for key in ("margin", "target"):
+        value = raw.get(key)
+        if value is not None and (not isinstance(value, int | float) or not 0 < value < 1):
+            raise ConfigError(f"{prefix}.{key}", got=value, hint="expected a fraction between 0 and 1")
+    return Tier(fixed=dict(raw["fixed"]), axes=axes, margin=raw.get("margin"), target=raw.get("target"))
 
 
-def _require_keys(prefix: str, raw: Any, keys: set[str]) -> None:
+def _require_keys(prefix: str, raw: Any, keys: set[str], *, optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
     if not isinstance(raw, Mapping):
         raise ConfigError(prefix, got=raw, hint=f"expected the keys {', '.join(sorted(keys))}")
-    for key in sorted(set(raw) - keys):
-        raise unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in sorted(keys)])
+    for key in sorted(set(raw) - keys - optional):
+        raise unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in sorted(keys | optional)])
     for key in sorted(keys - set(raw)):
         raise ConfigError(f"{prefix}.{key}", got=None, hint="this key is missing")

@@ -23,7 +23,7 @@ from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig, run_config_from_dict
 from bnexp.engine.build import build_network
 from bnexp.errors import ConfigError
-from bnexp.runner import resolve_runs
+from bnexp.planned import resolve_runs
 from bnexp.store import Store
 
 CODE = '''

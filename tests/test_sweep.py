@@ -10,10 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_studies import tier, write_study
 
+from bnexp.cli import main
+from bnexp.compose import request_from_argv
+from bnexp.frozen import changed_keys
+from bnexp.planned import make_plan, resolve_runs
+from bnexp.runner import execute, train
 from bnexp.store import Store
+from bnexp.study import declaration_hash
 
 Bnexp = Callable[..., subprocess.CompletedProcess[str]]
 TINY = ("data.train_limit=400", "batch_size=32", "epochs=4", "model.width=8")  # enough to learn
@@ -130,18 +138,16 @@ def test_a_killed_worker_costs_one_run_and_is_retried(tmp_path: Path) -> None:
 def test_a_crashing_run_does_not_stop_the_others_and_leaves_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bnexp.compose import request_from_argv
-    from bnexp.engine import execute
-    from bnexp.runner import train
+    from bnexp.engine import execute as execution
 
-    real = execute.train_run
+    real = execution.train_run
 
     def breaks_for_seed_one(config, *args, **kwargs):  # type: ignore[no-untyped-def]
         if config.seed == 1:
             raise ZeroDivisionError("a bug\nwith two lines")
         return real(config, *args, **kwargs)
 
-    monkeypatch.setattr(execute, "train_run", breaks_for_seed_one)
+    monkeypatch.setattr(execution, "train_run", breaks_for_seed_one)
     argv = ["-m", "seed=0,1,2", f"results={tmp_path}", "exec.executor=serial", *TINY]
     assert train(request_from_argv(argv)) == 1
     captured = capsys.readouterr()
@@ -150,15 +156,13 @@ def test_a_crashing_run_does_not_stop_the_others_and_leaves_its_traceback(
     assert str(error_file) in captured.err
     assert "breaks_for_seed_one" in error_file.read_text()
     assert sorted(record.status for record in Store(tmp_path).records()) == ["failed", "finished", "finished"]
-    monkeypatch.setattr(execute, "train_run", real)
+    monkeypatch.setattr(execution, "train_run", real)
     assert train(request_from_argv(argv)) == 0
     assert not list(tmp_path.glob("runs/*/error.txt"))
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, bnexp: Bnexp) -> None:
-    from bnexp.compose import request_from_argv
     from bnexp.identity import run_id
-    from bnexp.runner import resolve_runs
 
     request = request_from_argv(["exec.precision=fp32", *TINY])
     ((name, _),) = resolve_runs(request.configs, request.exec, {})
@@ -190,42 +194,203 @@ def test_plan_and_status_tell_the_truth(bnexp: Bnexp) -> None:
         assert 0 <= run["final"]["test_accuracy"] <= 1
 
 
-def test_a_study_is_frozen_and_a_changed_declaration_is_refused(bnexp: Bnexp, tmp_path: Path) -> None:
-    grid = ("train", "-m", "study=placement", "seed=0", "model=cnn", "model.activation=relu", "lr=0.1", "epochs=1")
-    assert bnexp(*grid, "data.train_limit=100").returncode == 0
-    (path,) = tmp_path.glob("results/studies/placement-exploratory-*/study.json")
-    frozen = json.loads(path.read_text())
-    assert frozen["exploratory"] is True
-    assert len(frozen["run_ids"]) == 2
-    assert "seed=0" in frozen["overrides"]
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line in this process, which starts no others: an empty folder, with studies of one's own in own/."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BNEXP_RESULTS", raising=False)
+    (tmp_path / "own").mkdir()
 
-    own = tmp_path / "own" / "study"
-    own.mkdir(parents=True)
-    text = "\n".join(
-        ["name: mine", "number: 15", "question: q", "claim: c", "sources: {a: b}",
-         "arms: {none: {norm: none}, batch: {norm: batch}, either: {norm: batch}}", "comparisons:",
-         "  - {treatment: batch, control: none, shape: difference, direction: higher, margin: MARGIN}", "strata: []",
-         "choose: {factor: lr, metric: val_accuracy, seeds: [0]}", "metric: test_accuracy", "tiers:",
-         "  small:", "    fixed: {epochs: 1, data.train_limit: 100}", "    axes: {seed: [0, 1, 2]}"]
-    )  # fmt: skip
-    (own / "mine.yaml").write_text(text.replace("MARGIN", "0.01"))
-    argv = ("train", "--config-dir", "own", "-m", "study=mine")
-    assert bnexp(*argv).returncode == 0
-    arms = json.loads((tmp_path / "results/studies/mine/study.json").read_text())["arms"]
-    assert list(arms) == ["none", "batch", "either"]
-    assert len(arms["none"]) == len(arms["batch"]) == 3
-    assert arms["batch"] == arms["either"]  # runs of two arms count in both
-    assert not set(arms["none"]) & set(arms["batch"])
-    plan = json.loads(bnexp("plan", "--json", *argv[1:]).stdout)
-    assert plan["done"] == 6
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        words = [argv[0], "--config-dir", "own", "-m", "exec.executor=serial", *argv[1:]]
+        status, shown = main(words), capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, shown.out, shown.err)
+
+    return run
+
+
+def frozen(tmp_path: Path, key: str) -> dict[str, Any]:
+    return json.loads((tmp_path / "results" / "studies" / key / "study.json").read_text())
+
+
+def test_a_study_is_frozen_with_its_arms_and_planned_with_its_power(here: Bnexp, tmp_path: Path) -> None:
+    arms = {"none": {"norm": "none"}, "batch": {"norm": "batch"}, "either": {"norm": "batch"}}
+    write_study(tmp_path / "own", "mine", arms=arms)
+    assert here("train", "study=mine", "seed=0").returncode == 0
+    (path,) = tmp_path.glob("results/studies/mine-exploratory-*/study.json")
+    exploratory = json.loads(path.read_text())
+    assert exploratory["exploratory"] is True
+    assert len(exploratory["run_ids"]) == 2
+    assert exploratory["overrides"] == ["seed=0"]
+
+    assert here("train", "study=mine").returncode == 0
+    study = frozen(tmp_path, "mine")
+    assert study["exploratory"] is False
+    assert "fork_of" not in study
+    assert study["hash"] == declaration_hash(study["declaration"])
+    arms_run = study["arms"]
+    assert list(arms_run) == ["none", "batch", "either"]
+    assert len(arms_run["none"]) == len(arms_run["batch"]) == 6
+    assert arms_run["batch"] == arms_run["either"]  # runs of two arms count in both
+    assert not set(arms_run["none"]) & set(arms_run["batch"])
+    plan = json.loads(here("plan", "--json", "study=mine").stdout)
+    assert plan["done"] == 12
+    assert plan["studies"] == [{"name": "mine", "runs": 12, "shared": 0}]
     (power,) = plan["power"]
-    assert (power["treatment"], power["control"], power["stratum"]) == ("batch", "none", "")
-    assert (power["num_pilot"], power["num_pairs"], power["to_find"]) == (2, 2, 0)  # under six nothing is decided
-    told = bnexp("plan", *argv[1:]).stdout
-    assert "power of batch against none, 2 pairs, from a pilot of 2: 0 % to find twice the margin" in told
-    assert json.loads(bnexp("plan", "--json", *argv[1:], "results=elsewhere").stdout)["power"] is None
-    (own / "mine.yaml").write_text(text.replace("MARGIN", "0.5"))
-    refused = bnexp(*argv)
-    assert refused.returncode == 2
-    assert "under another declaration" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    assert (power["study"], power["treatment"], power["control"], power["stratum"]) == ("mine", "batch", "none", "")
+    assert (power["num_pilot"], power["num_pairs"]) == (6, 6)
+    assert "power of batch against none, 6 pairs, from a pilot of 6: " in here("plan", "study=mine").stdout
+    assert json.loads(here("plan", "--json", "study=mine", "results=elsewhere").stdout)["power"] is None
+
+
+def test_a_changed_declaration_is_refused_or_forked(here: Bnexp, tmp_path: Path) -> None:
+    write_study(tmp_path / "own", "mine")
+    refused = here("train", "study=mine", "--fork")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--fork: 'mine': was not started in 'results': leave out --fork" in refused.stderr
+    assert here("train", "study=mine").returncode == 0
+    before = frozen(tmp_path, "mine")
+    assert "no declaration has changed since it was started" in here("train", "study=mine", "--fork").stderr
+    assert "exploratory, which goes by a name of its own" in here("train", "study=mine", "--fork", "seed=0").stderr
+
+    write_study(tmp_path / "own", "mine", claim="It hurts.", tiers={"small": tier(margin=0.5)})
+    for command in ("train", "plan"):
+        refused = here(command, "study=mine")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        changes = "(claim, comparisons.0.margin, tiers.small.margin changed since)"
+        assert f"under another declaration {changes}" in refused.stderr
+        assert "a name of its own, or start it anew beside the old one with --fork" in refused.stderr
+    forked = here("train", "study=mine", "--fork")
+    assert forked.returncode == 0, forked.stderr
+    (key,) = [path.name for path in (tmp_path / "results" / "studies").iterdir() if path.name != "mine"]
+    study = frozen(tmp_path, key)
+    assert key == study["name"] == f"mine-fork-{study['hash'][:6]}"
+    assert study["fork_of"] == "mine"
+    assert study["changed"] == ["claim", "comparisons.0.margin", "tiers.small.margin"]
+    assert study["declaration"]["claim"] == "It hurts."
+    assert study["run_ids"] == before["run_ids"]  # the same runs, judged otherwise
+    assert f"report: bnexp report {key}" in forked.stdout
+    assert frozen(tmp_path, "mine") == before
+    assert here("train", "study=mine", "--fork").returncode == 0  # goes on with it
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 2]}}, []),
+        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 2, "b": {"c": [1, 3]}}, ["a", "b.c.1"]),
+        ({"b": {"c": [1, 2]}}, {"b": {"c": [1]}, "d": 0}, ["b.c", "d"]),
+        ({"b": {"c": 1}}, {"b": None}, ["b"]),
+        ({"a": {"x": 1}}, {"a": {}}, ["a.x"]),
+    ],
+)
+def test_changed_keys_are_dotted(before: dict[str, Any], after: dict[str, Any], changed: list[str]) -> None:
+    assert changed_keys(before, after) == changed
+
+
+def write_two_studies(own: Path) -> None:
+    arms = {"none": {"norm": "none"}, "batch": {"norm": "batch"}, "layer": {"norm": "layer"}}
+    write_study(own, "one", tiers={"small": tier(probes=["statistics"])})
+    write_study(own, "two", arms=arms, tiers={"small": tier(**{"probes": ["shift"], "probes.shift.every": 2})})
+
+
+def check_probes(store: Store) -> None:
+    """Each run has what both studies want of it; of shift, the options that study two declares."""
+    for record in store.records():
+        shared = record.config["norm"]["kind"] != "layer"
+        assert record.status != "failed"
+        assert record.exec["probes"] == {"gradients": {"every": 100}, "shift": {"every": 2}} | (
+            {"statistics": {}} if shared else {}
+        )
+
+
+def test_studies_share_their_runs_and_each_finds_its_probes(here: Bnexp, tmp_path: Path) -> None:
+    write_two_studies(tmp_path / "own")
+    probes = "probes=[shift,gradients]"
+    plan = json.loads(here("plan", "--json", "study=one,two", probes).stdout)
+    assert (plan["runs"], plan["cells"], plan["todo"]) == (18, 3, 18)
+    assert plan["studies"] == [{"name": "one", "runs": 12, "shared": 12}, {"name": "two", "runs": 18, "shared": 12}]
+    done = here("train", "study=one,two", probes)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("18 runs (12 of 30 grid points are the same runs): 0 done, ")
+    assert lines[1:3] == ["  one  12 runs, 12 shared with others", "  two  18 runs, 12 shared with others"]
+    assert sum("one: norm=" in line for line in lines) == 12
+    assert sum("two: norm=layer" in line for line in lines) == 6
+    assert lines[-1] == "report: bnexp report"
+    store = Store(tmp_path / "results")
+    check_probes(store)
+    one, two = frozen(tmp_path, "one"), frozen(tmp_path, "two")
+    assert set(one["run_ids"]) < set(two["run_ids"]) == set(store.run_ids())
+    assert (list(one["arms"]), list(two["arms"])) == (["none", "batch"], ["none", "batch", "layer"])
+    for name, count in (("one", 12), ("two", 18), ("one,two", 18)):
+        again = here("train", f"study={name}")
+        assert f"{count} runs: {count} were done before, now nothing left to train" in again.stdout
+
+
+def test_workers_measure_of_each_run_what_is_wanted_of_it(bnexp: Bnexp, tmp_path: Path) -> None:
+    write_two_studies(tmp_path / "own")
+    done = bnexp("train", "--config-dir", "own", "-m", "study=one,two", "probes=[gradients]", "exec.slots=2")
+    assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "results")
+    check_probes(store)
+    for run_id in store.run_ids():
+        measured = {row["probe"] for row in store.probes(run_id)}
+        assert measured == set(store.record(run_id).exec["probes"])  # type: ignore[union-attr]
+
+
+def test_every_study_is_checked_before_the_first_run(here: Bnexp, tmp_path: Path) -> None:
+    own, store = tmp_path / "own", Store(tmp_path / "results")
+    other = {"small": tier(**{"data.train_limit": 120})}
+    write_study(own, "late", tiers=other)
+    assert here("train", "study=late").returncode == 0
+    runs = store.run_ids()
+    write_study(own, "late", claim="Another.", tiers=other)
+    write_study(own, "early")
+    assert "study: 'late': was started" in here("train", "study=early,late").stderr
+    assert (store.study_names(), store.run_ids()) == (["late"], runs)
+
+    for every in (1, 2):
+        probes = {"probes": ["shift"], "probes.shift.every": every}
+        write_study(own, f"every{every}", tiers={"small": tier(**probes)})
+    refused = here("train", "study=early,every1,every2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "studies every1 (every=1) and every2 (every=2) share runs and want it with different" in refused.stderr
+    assert (store.study_names(), store.run_ids()) == (["late"], runs)
+
+
+def test_studies_that_lack_the_tier_are_named(here: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_own(group: str, folder: Path) -> dict[str, Path]:
+        return {path.stem: path for path in sorted((folder / group).glob("*.yaml"))}
+
+    monkeypatch.setattr("bnexp.compose.studies.choices", only_own)
+    write_study(tmp_path / "own", "both", tiers={"small": tier(), "medium": tier(epochs=2)})
+    write_study(tmp_path / "own", "little")
+    shown = here("plan", "study=all", "tier=medium").stdout
+    assert shown.startswith("12 runs in 2 cells: ")
+    assert "  left out, without tier medium: little\n" in shown
+
+
+def test_a_part_of_a_plan_can_be_executed(tmp_path: Path) -> None:
+    write_study(tmp_path, "mine")
+    argv = ["--config-dir", str(tmp_path), "-m", "study=mine", f"results={tmp_path}", "exec.executor=serial"]
+    plan = make_plan(request_from_argv(argv))
+    first = [run for run in plan.todo if run.config.seed < 2]
+    assert set(execute(plan, first, executor="serial")) == {run.run_id for run in first}
+    again = make_plan(request_from_argv(argv))
+    assert [run.run_id for run in again.todo] == [run.run_id for run in plan.runs if run.config.seed >= 2]
+
+
+def test_weights_are_read_once_to_measure_a_trained_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnexp.engine import execute as execution
+
+    argv = [f"results={tmp_path}", "epochs=1", "data.train_limit=100", "exec.threads=1"]
+    assert train(request_from_argv(argv)) == 0
+    reads = []
+    real = execution.load_weights
+    monkeypatch.setattr(execution, "load_weights", lambda path: (reads.append(path), real(path))[1])
+    assert train(request_from_argv([*argv, "probes=[statistics]"])) == 0
+    assert len(reads) == 1

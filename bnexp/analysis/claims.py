@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import pandas as pd
 
 from bnexp.analysis import verdicts
-from bnexp.analysis.contrasts import Arm, Contrast, arm_of, healthy_ratio, paired
-from bnexp.analysis.rule import Rule
-from bnexp.analysis.select import Selection
+from bnexp.analysis.contrasts import Contrast
+from bnexp.analysis.frame import Frame, load_frame
+from bnexp.analysis.measures import with_measures
+from bnexp.analysis.rule import ALPHA, Rule
+from bnexp.analysis.select import Selection, level_of, select
+from bnexp.analysis.shapes import View, contrast_of
 from bnexp.analysis.verdicts import Verdict, judge_family
-from bnexp.errors import StoreError
-from bnexp.study import Comparison, StudySpec
+from bnexp.comparison import Comparison
+from bnexp.store import Store
+from bnexp.study import StudySpec
+
+Key = TypeVar("Key")
+STATISTICS = ("precise", "batch")  # what a trained network can be evaluated with besides its running statistics
+POOR_INITS = ("default", "normal")  # of weights whose scale knows nothing of the layer, or of the activation
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another way to read the same comparison: both arms at one learning rate, or under other statistics."""
+
+    kind: Literal["learning rate", "statistics"]
+    value: float | str
 
 
 @dataclass(frozen=True)
@@ -21,22 +39,34 @@ class ClaimVerdict:
     """What one comparison of a study comes to in one stratum.
 
     Attributes:
+        stratum: without what the comparison goes over.
         verdict: each arm at its own best learning rate, or over all of them where that is what is compared.
-        same_lr: the same at each learning rate of the ladder, both arms at that rate: all rates in all strata are a
-            family of their own, so that nobody picks the rate that pleases. Empty where the comparison is over all
-            rates, or there is but one.
+        readings: the same read otherwise. Each kind of reading, over all strata, is a family of its own, so that
+            nobody picks the one that pleases. No learning rates where there is but one or all are compared.
+        values: the per-seed numbers behind the verdict: logarithms where a factor is judged.
+        failed: seeds with a failed or censored run behind their number.
+        exploratory: the study was changed, so this is no verdict on its claim.
+        look: the number of the look at the data that it comes from; None where there was but one.
     """
 
     comparison: Comparison
     stratum: str
     verdict: Verdict
-    same_lr: dict[float, Verdict]
+    readings: dict[Reading, Verdict] = field(default_factory=dict)
+    values: Mapping[int, float] = field(default_factory=dict)
+    failed: frozenset[int] = frozenset()
     exploratory: bool = False
+    look: int | None = None
 
     @property
     def outcome(self) -> str:
         """`supported`, or `exploratory: supported` where the declared study was changed: no verdict on its claim."""
         return f"exploratory: {self.verdict.outcome}" if self.exploratory else self.verdict.outcome
+
+    @property
+    def same_lr(self) -> dict[float, Verdict]:
+        """Learning rate -> the verdict with both arms at that rate."""
+        return {float(r.value): verdict for r, verdict in self.readings.items() if r.kind == "learning rate"}
 
 
 @dataclass(frozen=True)
@@ -46,66 +76,157 @@ class Declared:
     Attributes:
         seeds: those that are reported.
         tuning_seeds, rates: every rate is tried at every tuning seed; no rates: nothing is chosen.
-        num_strata: with those of which nothing has run yet.
+        axes: whatever else is swept -> its values.
     """
 
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
-    num_strata: int = 1
+    axes: dict[str, tuple[object, ...]] = field(default_factory=dict)
+
+    def num_strata(self, over: str | None) -> int:
+        """Strata of a comparison that goes over this key, with those of which nothing has run yet."""
+        return math.prod(len(values) for key, values in self.axes.items() if key != over)
 
 
 def declared_of(study: StudySpec, tier: str) -> Declared:
-    return Declared(study.seeds(tier), study.choose.seeds, study.rates(tier), study.num_strata(tier))
+    axes = {key: values for key, values in study.tiers[tier].axes.items() if key not in ("lr", "seed")}
+    return Declared(study.seeds(tier), study.choose.seeds, study.rates(tier), axes)
 
 
-def judge_study(selection: Selection, study: StudySpec, *, declared: Declared | None) -> list[ClaimVerdict]:
-    """The verdicts, by stratum, all of them one Holm family.
+def load_study(
+    store: Store, study: StudySpec, run_ids: Sequence[str], arms: Mapping[str, Sequence[str]] | None
+) -> tuple[Frame, Selection | None]:
+    """The runs of a study with every measure that its comparisons read, sorted; no selection where none has ended.
 
     Args:
+        study: at one tier.
+        arms: as frozen: the run ids of each.
+    """
+    frame = load_frame(store, run_ids)
+    if frame.runs.empty:
+        return frame, None
+    wanted = dict.fromkeys(pair for comparison in study.comparisons for pair in comparison.measures())
+    if any("statistics" in tier.fixed.get("probes", ()) for tier in study.tiers.values()):
+        wanted |= {(f"accuracy_{statistics}", None): None for statistics in STATISTICS}
+    frame = replace(frame, runs=with_measures(frame.runs, store, list(wanted)))
+    return frame, select(frame.runs, study, arms)
+
+
+def judge_study(
+    selection: Selection, study: StudySpec, *, declared: Declared | None, alpha: float = ALPHA
+) -> list[ClaimVerdict]:
+    """The verdicts, by comparison and stratum, all of them one Holm family.
+
+    Args:
+        study: at one tier.
         declared: None for an exploratory study, which keeps to no declaration.
+        alpha: of the family; less than 0.05 where there are several looks at the data.
 
     Raises:
         StoreError: two runs of one arm and stratum share a learning rate and a seed.
     """
-    keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
-    cases: dict[str, verdicts.Comparison] = {}
-    at_rates: dict[str, verdicts.Comparison] = {}
-    for index, (comparison, stratum) in enumerate(keys):
-        contrast, rule = contrast_of(selection, comparison, stratum, declared), rule_of(comparison)
-        cases[str(index)] = verdicts.Comparison(contrast, rule)
-        for lr, at_rate in _same_lr(selection, comparison, stratum, declared).items():
-            at_rates[f"{index} {lr!r}"] = verdicts.Comparison(at_rate, rule)
-    # a stratum of which nothing has run yet keeps its place in the family
-    strata = max(len(selection.strata), declared.num_strata if declared else 0)
-    judged = judge_family(cases, family_size=max(1, strata * len(study.comparisons)))
-    same_lr: dict[str, dict[float, Verdict]] = {str(index): {} for index in range(len(keys))}
-    for name, verdict in judge_family(at_rates).items():
-        index_word, _, lr_word = name.partition(" ")
-        same_lr[index_word][float(lr_word)] = verdict
+    keys = [(comparison, group) for comparison in study.comparisons for group in selection.groups(comparison.over)]
+    view, gates = view_of(selection, declared), [gate_of(selection, study, *key) for key in keys]
+    absent = {comparison: _absent(comparison, selection, declared) for comparison in study.comparisons}
+    contrasts = [_checked(view, *key, declared) for key in keys]
+    own = [{None: contrast} for contrast in contrasts]
+    judged = _judge_families(own, keys, gates, absent, alpha)
+    readings = [
+        _judge_families([kind(view, *key) for key in keys], keys, gates, absent, alpha)
+        for kind in (_at_same_rates, _under_statistics)
+    ]
     return [
-        ClaimVerdict(comparison, stratum, judged[str(i)], same_lr[str(i)], exploratory=declared is None)
-        for i, (comparison, stratum) in enumerate(keys)
+        *(
+            ClaimVerdict(
+                *key,
+                judged[i][None],
+                {reading: verdict for kind in readings for reading, verdict in kind[i].items()},
+                contrasts[i].values,
+                contrasts[i].failed,
+                exploratory=declared is None,
+            )
+            for i, key in enumerate(keys)
+        ),
+        *(_not_run(comparison, number) for comparison, number in absent.items() if number),
     ]
 
 
-def rule_of(comparison: Comparison) -> Rule:
-    """A ratio is judged on its logarithm to base 10."""
-    margin = math.log10(comparison.margin) if comparison.shape == "healthy_lr" else comparison.margin
-    return Rule(direction=comparison.direction, margin=margin)
+def _judge_families(
+    readings: Sequence[Mapping[Key, Contrast]],
+    keys: Sequence[tuple[Comparison, str]],
+    gates: Sequence[str],
+    absent: Mapping[Comparison, int],
+    alpha: float,
+) -> list[dict[Key, Verdict]]:
+    """The verdicts on one kind of reading, a family over all comparisons and strata, in the order of the keys.
+
+    Args:
+        readings: of each comparison and stratum.
+        absent: comparison -> strata of which nothing has run, which will be read in as many ways as those that have.
+    """
+    members = [(index, key) for index, reading in enumerate(readings) for key in reading]
+    ways: dict[Comparison, int] = {}
+    for reading, (comparison, _) in zip(readings, keys, strict=True):
+        ways[comparison] = max(ways.get(comparison, 0), len(reading))
+    size = len(members) + sum(number * ways.get(comparison, 0) for comparison, number in absent.items())
+    judged = judge_family(
+        {
+            str(number): verdicts.Comparison(readings[index][key], rule_of(keys[index][0], alpha), gates[index])
+            for number, (index, key) in enumerate(members)
+        },
+        family_size=max(1, size),
+    )
+    found: list[dict[Key, Verdict]] = [{} for _ in keys]
+    for number, (index, key) in enumerate(members):
+        found[index][key] = judged[str(number)]
+    return found
 
 
-def contrast_of(selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None) -> Contrast:
-    """The per-seed numbers of a comparison in a stratum."""
-    if comparison.shape == "healthy_lr":
-        return _healthy_contrast(selection, comparison, stratum, declared)
-    names = (comparison.treatment, comparison.control)
-    runs = selection.reporting()
-    treatment, control = (_arm(selection, runs, name, stratum) for name in names)
-    contrast = paired(treatment, control, seeds=declared.seeds if declared else None)
+def view_of(selection: Selection, declared: Declared | None) -> View:
+    """Each arm at its own best learning rate."""
+    ladder = selection.reported_seeds(selection.runs)
+    if declared is None:
+        return View(selection, selection.reporting(), ladder, None, {}, ())
+    levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
+    return View(selection, selection.reporting(), ladder, declared.seeds, levels, declared.rates)
+
+
+def rule_of(comparison: Comparison, alpha: float = ALPHA) -> Rule:
+    """A factor is judged on its logarithm: to base 10 where it is a reach, the natural one where it is a ratio."""
+    assert comparison.margin is not None
+    scale = {"reach": math.log10, "ratio": math.log}.get(comparison.shape, float)
+    return Rule(direction=comparison.direction, margin=scale(comparison.margin), alpha=alpha)
+
+
+def gate_of(selection: Selection, study: StudySpec, comparison: Comparison, group: str) -> str:
+    """Why the arm without a norm is a strawman here, in a phrase; empty where it is none.
+
+    Its initial values must suit its layers, unless the study looks at other ones as a stratum of their own. That its
+    search was as wide as the others' is checked where it is judged: a rate that it lacks leaves it untested.
+    """
+    if "model.init" in study.strata:
+        return ""
+    strata = selection.groups(comparison.over).get(group, [])
+    runs = selection.runs
+    bare = runs[runs["arm"].isin(comparison.arms) & runs["stratum"].isin(strata) & (runs["norm.kind"] == "none")]
+    poor = sorted({str(init) for init in bare["model.init"]} & set(POOR_INITS))
+    if not poor:
+        return ""
+    arm = str(bare.loc[bare["model.init"] == poor[0], "arm"].iloc[0])
+    return f"{arm} starts from the init {poor[0]}, which does not suit a network without a norm"
+
+
+def _checked(view: View, comparison: Comparison, group: str, declared: Declared | None) -> Contrast:
+    """The numbers at own best rates; missing where a rate was not chosen as declared."""
+    contrast = contrast_of(view, comparison, group)
+    if comparison.over == "lr" or comparison.shape == "search":
+        return contrast
     # a rate that was not chosen as declared is a search that was not the same for both arms
     untuned = tuple(
-        f"{name}: tuning runs are missing" for name in names if _untuned(selection, name, stratum, declared)
+        f"{name}: tuning runs are missing"
+        for name in comparison.arms
+        if any(_untuned(view.selection, name, s, declared) for s in view.strata(comparison, group).values())
     )
     return replace(contrast, missing=(*contrast.missing, *untuned))
 
@@ -121,50 +242,48 @@ def _untuned(selection: Selection, name: str, stratum: str, declared: Declared |
     return not {(lr, seed) for lr in declared.rates for seed in declared.tuning_seeds} <= tried
 
 
-def _healthy_contrast(
-    selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None
-) -> Contrast:
-    names = (comparison.treatment, comparison.control)
-    runs = selection.reported_seeds(selection.runs)
-    one, other = (_ladders(selection.cell(runs, name, stratum), name) for name in names)
-    if not one or not other:
-        return Contrast({}, tuple(f"no {name}" for name, arm in zip(names, (one, other), strict=True) if not arm))
-    tried = {lr for arm in (one, other) for rates in arm.values() for lr in rates}
-    if len(tried) < 2:
-        return Contrast({}, ("two learning rates at least",))
-    contrast = healthy_ratio(one, other, seeds=declared.seeds if declared else None, names=names)
-    lacking = tuple(f"learning rate {lr:g}: no run" for lr in (declared.rates if declared else ()) if lr not in tried)
-    return replace(contrast, missing=(*contrast.missing, *lacking))
+def _absent(comparison: Comparison, selection: Selection, declared: Declared | None) -> int:
+    """Declared strata of a comparison of which nothing has run; they keep their places in the family."""
+    if declared is None:
+        return 0
+    return max(0, declared.num_strata(comparison.over) - len(selection.groups(comparison.over)))
 
 
-def _same_lr(
-    selection: Selection, comparison: Comparison, stratum: str, declared: Declared | None
-) -> dict[float, Contrast]:
-    """Learning rate -> the contrast with both arms at that rate."""
-    runs = selection.reported_seeds(selection.runs)
-    here = runs[(runs["stratum"] == stratum) & runs["arm"].isin((comparison.treatment, comparison.control))]
-    rates = sorted({float(lr) for lr in here["lr"]} | set(declared.rates if declared else ()))
-    if comparison.shape != "difference" or len(rates) < 2:
+def _not_run(comparison: Comparison, number: int) -> ClaimVerdict:
+    stratum = f"{number} more strat{'um' if number == 1 else 'a'}"
+    return ClaimVerdict(comparison, stratum, Verdict("untested", "nothing has run yet", None, 0))
+
+
+def _at_same_rates(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
+    """The contrast with all arms at each learning rate of the ladder."""
+    if comparison.over == "lr" or comparison.shape == "search":
         return {}
-    found = {}
-    for lr in rates:
-        at_rate = runs[runs["lr"] == lr]
-        arms = (_arm(selection, at_rate, name, stratum) for name in (comparison.treatment, comparison.control))
-        found[lr] = paired(*arms, seeds=declared.seeds if declared else None)
-    return found
+    rates = sorted({float(lr) for lr in _here(view.ladder, view, comparison, group)["lr"]} | set(view.rates))
+    if len(rates) < 2:
+        return {}
+    return {
+        Reading("learning rate", lr): contrast_of(
+            replace(view, runs=view.ladder[view.ladder["lr"] == lr]), comparison, group
+        )
+        for lr in rates
+    }
 
 
-def _arm(selection: Selection, runs: pd.DataFrame, name: str, stratum: str) -> Arm:
-    cell = selection.cell(runs, name, stratum)
-    rows = zip(cell["seed"], cell["score"], ~cell["healthy"], strict=True)
-    return arm_of(name, ((int(seed), float(score), bool(failed)) for seed, score, failed in rows))
+def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
+    """The contrast of test accuracies under other statistics than the running ones, where any were measured."""
+    blind = comparison.shape in ("reach", "span") and comparison.within is None  # these look at no accuracy
+    if comparison.measure != "test_accuracy" or comparison.control_measure or comparison.shape == "search" or blind:
+        return {}
+    here = _here(view.runs, view, comparison, group)
+    measures = {statistics: f"accuracy_{statistics}" for statistics in STATISTICS}
+    return {
+        Reading("statistics", statistics): contrast_of(view, replace(comparison, measure=measure), group)
+        for statistics, measure in measures.items()
+        if measure in here and here[measure].notna().any()
+    }
 
 
-def _ladders(cell: pd.DataFrame, name: str) -> dict[int, dict[float, bool]]:
-    """Seed -> learning rate -> whether the run neither diverged nor collapsed."""
-    if cell.duplicated(["seed", "lr"]).any():
-        raise StoreError(f"arm {name!r}: a seed occurs twice at one learning rate, so its pair is ambiguous")
-    ladders: dict[int, dict[float, bool]] = {}
-    for seed, lr, healthy in zip(cell["seed"], cell["lr"], cell["healthy"], strict=True):
-        ladders.setdefault(int(seed), {})[float(lr)] = bool(healthy)
-    return ladders
+def _here(runs: pd.DataFrame, view: View, comparison: Comparison, group: str) -> pd.DataFrame:
+    """The runs that a comparison looks at."""
+    strata = view.strata(comparison, group).values()
+    return runs[runs["stratum"].isin(strata) & runs["arm"].isin(comparison.arms)]

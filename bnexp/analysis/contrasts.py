@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from bnexp.analysis.significance import Array, mcnemar_p
-from bnexp.analysis.stats import largest_healthy, pairing_gain
+from bnexp.analysis.stats import pairing_gain
 from bnexp.errors import StoreError
 
 CEILING = 10.0  # budgets that a censored run may have needed: what PAR10 charges, see `epochs_ratio`
@@ -22,9 +22,10 @@ class Arm:
 
     Attributes:
         name: as the report calls it.
-        scores: seed -> the metric in its stored unit. A seed without a score (its run is missing or crashed, or the
-            metric is undefined for it) is left out or nan, and its pair is then incomplete.
+        scores: seed -> the metric in its stored unit. A seed whose run is missing or crashed is left out; one whose run
+            is there and has no value of the metric is nan. Its pair is incomplete in either case.
         failed: seeds whose run diverged or collapsed; their score is chance.
+        partial: seeds of which some runs are missing, where several make one score.
 
     Raises:
         ValueError: a failed seed has no entry in the scores.
@@ -33,10 +34,23 @@ class Arm:
     name: str
     scores: Mapping[int, float]
     failed: frozenset[int] = frozenset()
+    partial: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.failed <= set(self.scores):
             raise ValueError(f"arm {self.name!r}: a failed run scores chance, so it needs a score")
+
+    def has(self, seed: int) -> bool:
+        return math.isfinite(self.scores.get(seed, math.nan))
+
+    def has_runs(self, seed: int) -> bool:
+        return seed in self.scores and seed not in self.partial
+
+    def lack(self, seed: int) -> str:
+        """What keeps a seed from having a number."""
+        if seed in self.partial:
+            return f"not all of {self.name}"
+        return f"no value of {self.name}" if seed in self.scores else f"no {self.name}"
 
 
 @dataclass(frozen=True)
@@ -56,21 +70,25 @@ class Contrast:
 
     Attributes:
         values: seed -> number; a mean above 0 speaks for `higher`.
-        missing: what is incomplete, a phrase each, such as `seed 3: no batch`.
+        missing: runs that are not there, a phrase each, such as `seed 3: no batch`.
+        undefined: the same where the runs are there and a measure has no value, such as `seed 3: no value of batch`.
         failed: seeds with a failed or censored run behind their number.
         bounds: other readings of the same runs where they leave the number open: a verdict must hold in all of them.
         failures: where two arms are compared.
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         undeclared: seeds that an arm has and the declaration has not; they are left out.
+        hopeless: every run behind every number failed, so that their being alike says nothing.
     """
 
     values: Mapping[int, float]
     missing: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()
     failed: frozenset[int] = frozenset()
     bounds: tuple[Mapping[int, float], ...] = ()
     failures: Failures | None = None
     gain: float = math.nan
     undeclared: tuple[int, ...] = ()
+    hopeless: bool = False
 
 
 def arm_of(name: str, runs: Iterable[tuple[int, float, bool]]) -> Arm:
@@ -97,12 +115,15 @@ def alone(arm: Arm, *, seeds: Collection[int] | None = None) -> Contrast:
         seeds: those declared; None: those it has.
     """
     wanted = sorted(arm.scores if seeds is None else seeds)
-    scored = [seed for seed in wanted if _has_score(arm, seed)]
+    scored = [seed for seed in wanted if arm.has(seed)]
+    missing, undefined = _lacking(wanted, arm)
     return Contrast(
         values={seed: arm.scores[seed] for seed in scored},
-        missing=tuple(f"seed {seed}: no {arm.name}" for seed in wanted if seed not in scored),
+        missing=missing,
+        undefined=undefined,
         failed=arm.failed & set(scored),
         undeclared=tuple(sorted(set(arm.scores) - set(wanted))),
+        hopeless=bool(scored) and set(scored) <= arm.failed,
     )
 
 
@@ -114,16 +135,18 @@ def paired(treatment: Arm, control: Arm, *, seeds: Collection[int] | None = None
     """
     known = set(treatment.scores) | set(control.scores)
     wanted = sorted(known if seeds is None else seeds)
-    lacking = {seed: [arm.name for arm in (treatment, control) if not _has_score(arm, seed)] for seed in wanted}
-    both = [seed for seed in wanted if not lacking[seed]]
+    both = [seed for seed in wanted if treatment.has(seed) and control.has(seed)]
     one, other = ([arm.scores[seed] for seed in both] for arm in (treatment, control))
+    missing, undefined = _lacking(wanted, treatment, control)
     return Contrast(
         values={seed: a - b for seed, a, b in zip(both, one, other, strict=True)},
-        missing=tuple(f"seed {seed}: no {' and no '.join(names)}" for seed, names in lacking.items() if names),
+        missing=missing,
+        undefined=undefined,
         failed=(treatment.failed | control.failed) & set(both),
         failures=_failures(treatment.failed, control.failed, both),
         gain=pairing_gain(one, other),
         undeclared=tuple(sorted(known - set(wanted))),
+        hopeless=bool(both) and set(both) <= treatment.failed & control.failed,
     )
 
 
@@ -217,72 +240,43 @@ def epochs_ratio(
     late = ceiling * budget
     fast = paired(_log_times(treatment, budget, budget), _log_times(control, budget, late), seeds=seeds)
     slow = paired(_log_times(treatment, budget, late), _log_times(control, budget, budget), seeds=seeds)
-    return Contrast(
-        values=least.values,
-        missing=least.missing,
-        failed=least.failed,
-        bounds=(fast.values, slow.values),
-        failures=least.failures,
-        gain=least.gain,
-        undeclared=least.undeclared,
-    )
+    return replace(least, bounds=(fast.values, slow.values))
 
 
-def healthy_ratio(
-    treatment: Mapping[int, Mapping[float, bool]],
-    control: Mapping[int, Mapping[float, bool]],
-    *,
-    seeds: Collection[int] | None = None,
-    names: tuple[str, str] = ("treatment", "control"),
-) -> Contrast:
-    """log10(treatment's largest healthy level / control's) by seed; a ratio of at least 3 is `higher`, margin log10 3.
+def ratio(treatment: Arm, control: Arm, *, seeds: Collection[int] | None = None) -> Contrast:
+    """ln(treatment / control) by seed, of numbers above 0; any other has no logarithm and leaves its pair undefined."""
+    return paired(_logs(treatment), _logs(control), seeds=seeds)
 
-    A seed without a healthy level counts as one step below the ladder and as failed. One that is healthy at the top is
-    censored: it counts as the top, and two bounds take it to go up to ten times as far, once in favour of each arm. A
-    verdict has to hold in all three readings, so that a ladder which is too short for both arms decides nothing.
+
+def minus_constant(contrast: Contrast, reference: float) -> Contrast:
+    """How far each number lies above a constant; a constant does not fail, so neither can all that is compared."""
+    values = {seed: value - reference for seed, value in contrast.values.items()}
+    return replace(contrast, values=values, hopeless=False)
+
+
+def search_regret(votes: Sequence[float], scores: Sequence[float], budget: int) -> float:
+    """What is lost by trying `budget` settings at random instead of all of them; the best vote wins in either case.
+
+    The expectation over all draws without replacement, exactly. Settings of one vote share their scores.
 
     Args:
-        treatment, control: seed -> level -> whether that run was healthy. A seed that lacks a level any other has is
-            missing, for its largest healthy level may be that one.
-        names: of the two arms.
+        votes: (n,) of each setting, on validation.
+        scores: (n,) of the same settings, in the same order, on test.
 
     Raises:
-        ValueError: fewer than two levels, or one that is not above 0.
+        ValueError: fewer settings than the budget.
+
+    Source: Dodge et al. 2019, "Show your work: improved reporting of experimental results", for draws with replacement.
     """
-    ladder = sorted({level for arm in (treatment, control) for run in arm.values() for level in run})
-    if len(ladder) < 2 or ladder[0] <= 0:
-        raise ValueError("a ladder needs two levels at least, all above 0")
-    below = ladder[0] ** 2 / ladder[1]
-
-    def tops(name: str, arm: Mapping[int, Mapping[float, bool]], top: float) -> Arm:
-        whole = {seed: run for seed, run in arm.items() if len(run) == len(ladder)}
-        best = {seed: max((level for level, ok in run.items() if ok), default=below) for seed, run in whole.items()}
-        failed = frozenset(seed for seed, level in best.items() if level in (below, ladder[-1]))
-        reached = {seed: top if level == ladder[-1] else level for seed, level in best.items()}
-        scores = {seed: math.log10(reached[seed]) if seed in reached else math.nan for seed in arm}
-        return Arm(name, scores, failed)
-
-    def contrast(treatment_top: float, control_top: float) -> Contrast:
-        arms = tops(names[0], treatment, treatment_top), tops(names[1], control, control_top)
-        return paired(*arms, seeds=seeds)
-
-    top, beyond = ladder[-1], CEILING * ladder[-1]
-    least = contrast(top, top)
-    bounds = tuple(other.values for other in (contrast(beyond, top), contrast(top, beyond)))
-    censored = any(values != least.values for values in bounds)
-    # being healthy at the top is no failure to count
-    return replace(least, bounds=bounds if censored else (), failures=None)
-
-
-def pooled_healthy_ratio(
-    treatment: Mapping[float, Sequence[bool]], control: Mapping[float, Sequence[bool]]
-) -> float | None:
-    """Ratio of the largest levels at which at least 80 % of the runs are healthy; None where an arm has none.
-
-    A single number without an interval: it describes, and `healthy_ratio` is what a verdict judges.
-    """
-    tops = largest_healthy(treatment), largest_healthy(control)
-    return None if tops[0] is None or tops[1] is None else tops[0] / tops[1]
+    if not 1 <= budget <= len(votes):
+        raise ValueError(f"budget: {budget} of {len(votes)} settings")
+    order = np.argsort(votes, kind="stable")
+    ranked, tied = np.asarray(scores, dtype=float)[order], np.asarray(votes, dtype=float)[order]
+    for vote in np.unique(tied):
+        ranked[tied == vote] = ranked[tied == vote].mean()
+    # the setting of rank i is the best of a draw that otherwise takes from the i − 1 below it
+    chances = np.array([math.comb(rank, budget - 1) for rank in range(len(ranked))]) / math.comb(len(ranked), budget)
+    return float(ranked[-1] - chances @ ranked)
 
 
 def _combine(parts: Mapping[str, Contrast], reduce: Callable[[Array], float]) -> Contrast:
@@ -292,6 +286,7 @@ def _combine(parts: Mapping[str, Contrast], reduce: Callable[[Array], float]) ->
         raise ValueError("censored times have no slope, trend or interaction: their bounds would not carry over")
     shared = sorted(set.intersection(*(set(contrast.values) for contrast in contrasts)))
     missing = [f"{name}, {phrase}" for name, contrast in parts.items() for phrase in contrast.missing]
+    undefined = [f"{name}, {phrase}" for name, contrast in parts.items() for phrase in contrast.undefined]
     for seed in sorted(set().union(*(contrast.values for contrast in contrasts)) - set(shared)):
         # without declared seeds a part does not know what it lacks
         lacking = [name for name, contrast in parts.items() if seed not in contrast.values]
@@ -299,24 +294,39 @@ def _combine(parts: Mapping[str, Contrast], reduce: Callable[[Array], float]) ->
     return Contrast(
         values={seed: reduce(np.array([contrast.values[seed] for contrast in contrasts])) for seed in shared},
         missing=tuple(missing),
+        undefined=tuple(undefined),
         failed=frozenset().union(*(contrast.failed for contrast in contrasts)) & set(shared),
         undeclared=tuple(sorted({seed for contrast in contrasts for seed in contrast.undeclared})),
+        hopeless=all(contrast.hopeless for contrast in contrasts),
     )
 
 
 def _named(contrast: Contrast, seed: int) -> bool:
-    return any(phrase.startswith(f"seed {seed}:") for phrase in contrast.missing)
+    return any(phrase.startswith(f"seed {seed}:") for phrase in (*contrast.missing, *contrast.undefined))
 
 
-def _has_score(arm: Arm, seed: int) -> bool:
-    return seed in arm.scores and math.isfinite(arm.scores[seed])
+def _lacking(seeds: Sequence[int], *arms: Arm) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What seeds lack, a phrase each: those of which runs are missing, and those that only lack a value."""
+    missing: list[str] = []
+    undefined: list[str] = []
+    for seed in seeds:
+        lacking = [arm for arm in arms if not arm.has(seed)]
+        if lacking:
+            phrase = f"seed {seed}: {' and '.join(arm.lack(seed) for arm in lacking)}"
+            (undefined if all(arm.has_runs(seed) for arm in lacking) else missing).append(phrase)
+    return tuple(missing), tuple(undefined)
+
+
+def _logs(arm: Arm) -> Arm:
+    scores = {seed: math.log(score) if score > 0 else math.nan for seed, score in arm.scores.items()}
+    return replace(arm, scores=scores)
 
 
 def _log_times(arm: Arm, budget: float, late: float) -> Arm:
     """ln of the times, those beyond the budget as `late` and failed; a missing time stays nan."""
     censored = {seed for seed, time in arm.scores.items() if time > budget}
     scores = {seed: math.log(late if seed in censored else time) for seed, time in arm.scores.items()}
-    return Arm(arm.name, scores, frozenset(censored))
+    return replace(arm, scores=scores, failed=frozenset(censored))
 
 
 def _failures(treatment: Collection[int], control: Collection[int], seeds: Sequence[int]) -> Failures:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from bnexp.metrics import METRICS
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
@@ -84,15 +83,14 @@ def config_keys(runs: pd.DataFrame) -> list[str]:
 
 
 def score(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """A run's value of a metric in its stored unit.
+    """A run's value of a metric in its stored unit; a column of `with_measures` is taken as it is.
 
-    A diverged run has no accuracy: it scores what always answering the largest class does. It is never dropped.
-    Its losses stay missing, for no number stands for them.
+    A run that failed, be it diverged or collapsed, scores the accuracy of always answering the largest class. It is
+    never dropped. The losses of a diverged one stay missing, for no number stands for them.
     """
     values = runs[metric].astype("float64")
-    if METRICS[metric].unit == "fraction":
-        values = values.fillna(runs[f"chance_{metric}"].astype("float64"))
-    return values
+    chance = f"chance_{metric}"
+    return values.mask(runs["status"].isin(UNHEALTHY), runs[chance].astype("float64")) if chance in runs else values
 
 
 def _row(record: RunRecord) -> dict[str, Any]:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.analysis.claims import Declared, contrast_of, rule_of
+from bnexp.analysis.claims import Declared, rule_of, view_of
+from bnexp.analysis.contrasts import Contrast
 from bnexp.analysis.power import pilot_sd, power_from_pilot, power_of_difference, power_of_equivalence
 from bnexp.analysis.rule import Decision, Rule, coarse
 from bnexp.analysis.select import Selection
-from bnexp.study import Comparison, StudySpec
+from bnexp.analysis.shapes import View, contrast_of
+from bnexp.comparison import Comparison
+from bnexp.study import StudySpec
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,24 @@ class Power:
 
 def plan_power(selection: Selection, study: StudySpec, declared: Declared) -> list[Power]:
     """The power of each comparison in each stratum that has a pilot of two pairs at least."""
-    strata = max(len(selection.strata), declared.num_strata)
-    keys = [(comparison, stratum) for stratum in selection.strata for comparison in study.comparisons]
-    found = (_power(selection, *key, declared, family_size=strata * len(study.comparisons)) for key in keys)
+    view = view_of(selection, None)
+    keys = [(comparison, group) for comparison in study.comparisons for group in selection.groups(comparison.over)]
+    size = max(len(keys), sum(declared.num_strata(comparison.over) for comparison in study.comparisons))
+    found = (_power(view, *key, declared, family_size=size) for key in keys)
     return [power for power in found if power is not None]
 
 
-def _power(
-    selection: Selection, comparison: Comparison, stratum: str, declared: Declared, *, family_size: int
-) -> Power | None:
-    contrast, rule = contrast_of(selection, comparison, stratum, None), rule_of(comparison)
+def _power(view: View, comparison: Comparison, stratum: str, declared: Declared, *, family_size: int) -> Power | None:
+    contrast, rule = contrast_of(view, comparison, stratum), rule_of(comparison)
     values, num = list(contrast.values.values()), len(declared.seeds)
     if len(values) < 2:
         return None
     sd = pilot_sd(values)
     # no spread describes failing runs or numbers of few sizes: the rule is run on resampled pilots
     if contrast.failed or coarse(np.array([values]))[0]:
-        flags = [seed in contrast.failed for seed in contrast.values]
-        plain = Rule("higher", rule.margin)
         questions: tuple[tuple[Decision, float], ...] = (("supported", 2 * rule.margin), ("negligible", 0.0))
         chances = [
-            power_from_pilot(decision, plain, num, pilot=values, failed=flags, effect=effect, family_size=family_size)
+            _chance_from_pilot(contrast, decision, rule, num, effect=effect, family_size=family_size)
             for decision, effect in questions
         ]
     else:
@@ -64,3 +64,23 @@ def _power(
             power_of_equivalence(num, sd=sd, margin=rule.margin, family_size=family_size),
         ]
     return Power(comparison, stratum, len(values), sd, num, *chances)
+
+
+def _chance_from_pilot(
+    contrast: Contrast, decision: Decision, rule: Rule, num_pairs: int, *, effect: float, family_size: int
+) -> float:
+    """The chance in the least favourable reading: what censored runs leave open, new seeds will leave open too."""
+    readings = [np.array(list(reading.values())) for reading in (contrast.values, *contrast.bounds)]
+    flags = [seed in contrast.failed for seed in contrast.values]
+    return min(
+        power_from_pilot(
+            decision,
+            Rule("higher", rule.margin),
+            num_pairs,
+            pilot=reading.tolist(),
+            failed=flags,
+            effect=effect + float(reading.mean() - readings[0].mean()),
+            family_size=family_size,
+        )
+        for reading in readings
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ class Selection:
         margin: the smallest difference that matters, in the metric's stored unit; None where nothing was declared.
         confounded: keys outside the norm that differ between the arms as well.
         fixed: key -> value that all runs share, for captions.
+        places: stratum -> key -> value: what its label says in words.
     """
 
     runs: pd.DataFrame
@@ -51,6 +53,21 @@ class Selection:
     margin: float | None
     confounded: tuple[str, ...]
     fixed: dict[str, object] = field(default_factory=dict)
+    places: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    def groups(self, over: str | None) -> dict[str, list[str]]:
+        """Label without what a comparison goes over -> the strata that differ in nothing else, in their order."""
+        found: dict[str, list[str]] = {}
+        for stratum in self.strata:
+            place = {key: value for key, value in self.places[stratum].items() if key != over}
+            found.setdefault(_stratum_label(place), []).append(stratum)
+        return found
+
+    def levels(self, over: str, group: str) -> dict[object, str]:
+        """Level of a key -> the stratum of a group of `groups` in which the key has it; numbers ascend."""
+        strata = [stratum for stratum in self.groups(over).get(group, []) if over in self.places[stratum]]
+        found = {level_of(self.places[stratum][over]): stratum for stratum in strata}
+        return dict(sorted(found.items(), key=lambda item: _rank(item[0])))
 
     def reporting(self) -> pd.DataFrame:
         """The runs at each arm's own best learning rate, tuning seeds left out."""
@@ -95,7 +112,8 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
     """
     metric = study.metric if study else "test_accuracy"
     runs = runs.copy() if arms is None else _in_arms(runs, arms)
-    varying = [key for key in config_keys(runs) if runs[key].nunique(dropna=False) > 1]
+    keys = [key for key in config_keys(runs) if "@" not in key]  # epochs_to_target@0.9 has a dot and is no key
+    varying = [key for key in keys if runs[key].nunique(dropna=False) > 1]
     # what the arms of a study differ in need not be config keys alone: their names part them
     arm_keys = ["arm"] if study else _independent(runs, _arm_keys(varying), given=[])
     others = [key for key in varying if key not in (*arm_keys, "lr", "seed")]
@@ -108,11 +126,13 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
     )
     if study is None:
         runs["arm"] = [_arm_label(row, arm_keys) for _, row in runs.iterrows()]
-    runs["stratum"] = [_stratum_label(row, strata_keys) for _, row in runs.iterrows()]
+    placed = [_place(row, strata_keys, declared) for _, row in runs.iterrows()]
+    runs["stratum"] = [_stratum_label(place) for place in placed]
+    places = dict(sorted(zip(runs["stratum"], placed, strict=True), key=lambda item: _ranks(item[1], strata_keys)))
     runs["score"] = score(runs, metric)
     runs["healthy"] = ~runs["status"].isin(UNHEALTHY)
     names = _arm_order(runs, study)
-    strata = tuple(runs.sort_values(strata_keys, kind="stable")["stratum"].unique()) if strata_keys else ("",)
+    strata = tuple(places)
     choice = _choose_lr(runs, study)
     return Selection(
         runs=runs,
@@ -127,7 +147,8 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
         pairs=tuple(pair for stratum in strata for pair in _pairs(runs, names, stratum, study)),
         margin=_margin(study),
         confounded=() if study else confounded,
-        fixed={key: runs[key].iloc[0] for key in config_keys(runs) if key not in varying},
+        fixed={key: runs[key].iloc[0] for key in keys if key not in varying},
+        places=places,
     )
 
 
@@ -139,10 +160,10 @@ def _in_arms(runs: pd.DataFrame, arms: Mapping[str, Sequence[str]]) -> pd.DataFr
 
 def _margin(study: StudySpec | None) -> float | None:
     """The smallest difference in the study's metric that matters, where one is declared."""
-    margins = (
-        [comparison.margin for comparison in study.comparisons if comparison.shape == "difference"] if study else []
-    )
-    return margins[0] if margins else None
+    if study is None:
+        return None
+    alike = (c.margin for c in study.comparisons if c.shape == "difference" and c.measure == study.metric)
+    return next(alike, next((tier.margin for tier in study.tiers.values()), None))
 
 
 def own_best_effects(selection: Selection) -> list[Effect]:
@@ -228,8 +249,32 @@ def _arm_label(row: pd.Series, keys: Sequence[str]) -> str:
     return ", ".join(words) or str(row["norm.kind"])
 
 
-def _stratum_label(row: pd.Series, keys: Sequence[str]) -> str:
-    return ", ".join(_word(key, row[key]) for key in keys if not _absent(row[key]))
+def level_of(value: object) -> object:
+    """A value of a config key, by which levels are told apart: a number as a float, null and nan as None."""
+    if _absent(value):
+        return None
+    return value if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+
+
+def _place(row: pd.Series, keys: Sequence[str], declared: Sequence[str]) -> dict[str, object]:
+    """Key -> value that its stratum stands for; null is a value where the key is declared, else it does not apply."""
+    values = {key: None if _absent(row[key]) else row[key] for key in keys}
+    return {key: value for key, value in values.items() if value is not None or key in declared}
+
+
+def _ranks(place: Mapping[str, object], keys: Sequence[str]) -> list[tuple[int, float, str]]:
+    return [_rank(place.get(key)) for key in keys]
+
+
+def _rank(value: object) -> tuple[int, float, str]:
+    """Sorts what pandas will not: numbers before names, and null last."""
+    if value is None:
+        return 2, 0.0, ""
+    return (0, float(value), "") if isinstance(value, numbers.Real) else (1, 0.0, str(value))
+
+
+def _stratum_label(place: Mapping[str, object]) -> str:
+    return ", ".join(_word(key, value) for key, value in place.items())
 
 
 def _word(key: str, value: object) -> str:
@@ -237,6 +282,8 @@ def _word(key: str, value: object) -> str:
     if isinstance(value, str):
         return value
     leaf = key.rpartition(".")[2].replace("_", " ")
+    if value is None:
+        return f"{leaf} none"
     if isinstance(value, float) and value.is_integer():  # pandas reads 500 and null as 500.0 and nan
         value = int(value)
     if isinstance(value, float) and float(f"{value:g}") == value:
@@ -267,8 +314,9 @@ def _pairs(
     present = [arm for arm in arms if arm in here]
     if study is None:
         return [(stratum, present[0], arm) for arm in present[1:]]
-    declared = dict.fromkeys((comparison.control, comparison.treatment) for comparison in study.comparisons)
-    return [(stratum, *pair) for pair in declared if set(pair) <= here]
+    named = [(c.control, c.treatment) for c in study.comparisons]
+    declared = dict.fromkeys((one, other) for one, other in named if one is not None and other is not None)
+    return [(stratum, *pair) for pair in declared if set(pair) <= here and pair[0] != pair[1]]
 
 
 @dataclass(frozen=True)

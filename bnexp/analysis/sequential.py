@@ -19,6 +19,7 @@ from bnexp.analysis.rule import ALPHA, MIN_PAIRS
 from bnexp.analysis.verdicts import Verdict
 
 RHO = 1.0  # each seed spends alike; larger saves alpha for the last look
+STEP = 2  # seeds that a round adds
 DECIDED = ("supported", "contradicted", "negligible", "invalid")
 
 
@@ -63,6 +64,11 @@ def plan_looks(num_pairs: Sequence[int], *, alpha: float = ALPHA, rho: float = R
     )
 
 
+def default_looks(num_pairs: int) -> tuple[int, ...]:
+    """Seeds at each look where a study says no more: 6, then two more at a time, up to all."""
+    return (*range(MIN_PAIRS, num_pairs, STEP), num_pairs)
+
+
 def look_at(looks: Sequence[Look], num_pairs: int) -> Look:
     """The planned look at this many seeds.
 
@@ -91,9 +97,14 @@ def settle(earlier: Mapping[str, Verdict], now: Mapping[str, Verdict]) -> dict[s
 def should_stop(look: Look, settled: Mapping[str, Verdict]) -> bool:
     """Whether no more seeds are to be added: all are decided, or it was the last look.
 
-    An untested comparison never stops a study: its missing runs come first.
+    An untested comparison never stops a study: its missing runs come first. But where all its runs are there and its
+    measure has no value for one of them, no seed that is added gives it one.
     """
-    outcomes = [verdict.outcome for verdict in settled.values()]
-    if "untested" in outcomes:
+    if any(waits(verdict) for verdict in settled.values()):
         return False
-    return look.last or all(outcome in DECIDED for outcome in outcomes)
+    return look.last or all(verdict.outcome in DECIDED or verdict.undefined for verdict in settled.values())
+
+
+def waits(verdict: Verdict) -> bool:
+    """Whether runs are missing behind a verdict."""
+    return verdict.outcome == "untested" and not verdict.undefined

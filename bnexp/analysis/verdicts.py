@@ -84,6 +84,7 @@ class Verdict:
         effect: None where the outcome is untested or invalid, so that no number can be quoted.
         num_pairs: complete pairs.
         incomplete: incomplete pairs and what each lacks.
+        undefined: all that is lacking are values of runs that are there, so more runs will not help.
         undeclared: seeds that were left out because nobody declared them.
         needed: where the outcome is inconclusive.
     """
@@ -95,6 +96,7 @@ class Verdict:
     incomplete: tuple[str, ...] = ()
     undeclared: tuple[int, ...] = ()
     needed: Seeds | None = None
+    undefined: bool = False
 
 
 def judge(contrast: Contrast, rule: Rule, *, gate: str = "", seed: int = 0) -> Verdict:
@@ -147,17 +149,20 @@ def _refusal(case: Comparison) -> Verdict | None:
     num = len(contrast.values)
 
     def refuse(outcome: Outcome, reason: str) -> Verdict:
-        return Verdict(outcome, reason, None, num, contrast.missing, contrast.undeclared)
+        incomplete = (*contrast.missing, *contrast.undefined)
+        undefined = bool(contrast.undefined) and not contrast.missing
+        return Verdict(outcome, reason, None, num, incomplete, contrast.undeclared, undefined=undefined)
 
     if case.gate:
         return refuse("invalid", case.gate)
     if contrast.missing:
         return refuse("untested", "runs are missing")
+    if contrast.undefined:
+        return refuse("untested", "the runs are there, but the measure has no value for some of them")
     if not num:
         return refuse("untested", "there are no runs")
-    failures = contrast.failures
-    if failures and failures.treatment == failures.control == num:
-        return refuse("invalid", "every run of both arms failed, so there is nothing to compare")
+    if contrast.hopeless:
+        return refuse("invalid", "every run of every arm failed or never arrived, so there is nothing to compare")
     return None
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
@@ -29,11 +30,20 @@ MEASURED_AFTERWARDS = frozenset(END_PROBES)
 TIMES = ("train_seconds", "images_per_second")
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run and what to measure of it: probe -> its options."""
+
+    config: RunConfig
+    probes: Mapping[str, Mapping[str, Any]]
+
+
 @dataclass
 class Worker:
     """What executes runs one after another in one process, and keeps their data on the device between them.
 
     Attributes:
+        exec: its probes are what is measured of a run.
         hosts: data sets that the parent has read already.
     """
 
@@ -57,6 +67,10 @@ class Worker:
             self._on_device[config] = to_device(host, self.device)
         return self._on_device[config]
 
+    def measuring(self, probes: Mapping[str, Mapping[str, Any]]) -> Worker:
+        """The same worker, with the same data, for a run of which these probes are wanted."""
+        return replace(self, exec=replace(self.exec, probes=probes))
+
 
 def execute_run(
     config: RunConfig, worker: Worker, store: Store, *, on_epoch: Callable[[], None] = lambda: None
@@ -77,12 +91,15 @@ def execute_run(
             record = store.record(name)
             if record is not None and record.has_ended_with(worker.exec.probes):
                 return record
+            weights = None
             if record is None or record.status == "failed":
                 record = _train(config, name, worker, store, on_epoch)
-            elif _must_repeat(record, worker, store):
-                record = _repeat(config, record, worker, store, on_epoch)
+            else:
+                weights = load_weights(store.weights_path(name))
+                if _must_repeat(record, worker, weights):
+                    record = _repeat(config, record, worker, store, weights, on_epoch)
             store.checkpoint_path(name).unlink(missing_ok=True)
-            record = _measure(config, record, worker, store)
+            record = _measure(config, record, worker, store, weights)
             store.error_path(name).unlink(missing_ok=True)
             return record
     except Exception as error:  # the one boundary: whatever a run raises must not stop the others
@@ -147,16 +164,21 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
     return record
 
 
-def _must_repeat(record: RunRecord, worker: Worker, store: Store) -> bool:
+def _must_repeat(record: RunRecord, worker: Worker, weights: dict[str, Tensor] | None) -> bool:
     """Whether a probe that the ended run lacks looks at steps, or at weights that are not there."""
     missing = record.unmeasured(worker.exec.probes)
     if not set(missing) <= MEASURED_AFTERWARDS:
         return True
-    return record.status != "diverged" and load_weights(store.weights_path(record.run_id)) is None
+    return record.status != "diverged" and weights is None
 
 
 def _repeat(
-    config: RunConfig, done: RunRecord, worker: Worker, store: Store, on_epoch: Callable[[], None]
+    config: RunConfig,
+    done: RunRecord,
+    worker: Worker,
+    store: Store,
+    weights: dict[str, Tensor] | None,
+    on_epoch: Callable[[], None],
 ) -> RunRecord:
     """Train an ended run again for the probes that it lacks; nothing of it is touched before it has ended alike.
 
@@ -180,13 +202,18 @@ def _repeat(
             "and nothing was measured: use another results folder"
         )
     store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + outcome.probes)
-    if load_weights(store.weights_path(name)) is None:
+    if weights is None:
         _write_weights(name, outcome, store)
     return _add_probes(done, missing, outcome.seconds["probes"], store)
 
 
-def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store) -> RunRecord:
+def _measure(
+    config: RunConfig, record: RunRecord, worker: Worker, store: Store, weights: dict[str, Tensor] | None
+) -> RunRecord:
     """Measure what is missing of a trained network, from its weights.
+
+    Args:
+        weights: as read from disk already, if they were.
 
     Raises:
         RunError: the weights are not there, or the run was made on another device and its cost is asked for.
@@ -200,7 +227,7 @@ def _measure(config: RunConfig, record: RunRecord, worker: Worker, store: Store)
     if elsewhere:
         del missing["cost"]
     if missing and record.status != "diverged":
-        weights = load_weights(store.weights_path(name))
+        weights = load_weights(store.weights_path(name)) if weights is None else weights
         torch.set_num_threads(record.exec.get("threads", worker.threads))
         data, step = worker.data(config.data), store.history(name)[-1]["step"]
         measured = None if weights is None else measure_trained(

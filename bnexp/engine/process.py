@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Worker, execute_run, failed_record, write_failure
+from bnexp.engine.execute import Job, Worker, execute_run, failed_record, write_failure
 from bnexp.identity import run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -38,11 +38,11 @@ class _Slot:
     index: int
     process: BaseProcess
     pipe: Connection
-    config: RunConfig | None = None
+    job: Job | None = None
 
 
 def execute_processes(
-    configs: Sequence[RunConfig],
+    jobs: Sequence[Job],
     worker: Worker,
     store: Store,
     *,
@@ -50,28 +50,28 @@ def execute_processes(
     on_epoch: Callable[[RunConfig], None],
     on_record: Callable[[RunConfig, RunRecord | None], None],
 ) -> None:
-    """Execute in order of `configs`, `slots` at a time; calls back as `execute_serial` does, in order of completion."""
-    pending = deque(configs)
+    """Execute in order of `jobs`, `slots` at a time; calls back as `execute_serial` does, in order of completion."""
+    pending = deque(jobs)
     living: list[_Slot] = []
     try:
-        while pending or any(slot.config is not None for slot in living):
+        while pending or any(slot.job is not None for slot in living):
             while pending and len(living) < slots:
                 used = {slot.index for slot in living}
                 free = next(index for index in range(slots) if index not in used)
                 living.append(_start(worker, store, index=free))
             for slot in living:
-                if slot.config is None and pending:
+                if slot.job is None and pending:
                     try:
                         slot.pipe.send(pending[0])
                     except BrokenPipeError:  # it died while idle: the run stays pending, a fresh worker comes
                         continue
-                    slot.config = pending.popleft()
+                    slot.job = pending.popleft()
             wait([handle for slot in living for handle in (slot.pipe, slot.process.sentinel)])
             for slot in list(living):
                 if not _listen(slot, on_epoch, on_record):
                     living.remove(slot)
-                    if slot.config is not None:
-                        on_record(slot.config, _record_death(slot, slot.config, worker, store))
+                    if slot.job is not None:
+                        on_record(slot.job.config, _record_death(slot, slot.job, worker, store))
     finally:
         for slot in living:
             slot.process.terminate()
@@ -95,7 +95,7 @@ def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
 
 
 def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
-    """The worker: takes configs from the pipe until it is terminated."""
+    """The worker: takes jobs from the pipe until it is terminated."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     worker.start()
@@ -109,9 +109,9 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
             epochs, told_at = 0, time.monotonic()
 
     while True:
-        config = pipe.recv()
+        job = pipe.recv()
         epochs = 0  # what the last run did not tell, its record told
-        pipe.send(execute_run(config, worker, store, on_epoch=on_epoch))
+        pipe.send(execute_run(job.config, worker.measuring(job.probes), store, on_epoch=on_epoch))
 
 
 def _die_with(parent: int) -> None:
@@ -128,24 +128,24 @@ def _listen(
     try:
         while slot.pipe.poll():
             message = slot.pipe.recv()
-            assert slot.config is not None
+            assert slot.job is not None
             if isinstance(message, int):
                 for _ in range(message):
-                    on_epoch(slot.config)
+                    on_epoch(slot.job.config)
                 continue
-            config, slot.config = slot.config, None
-            on_record(config, message)
+            job, slot.job = slot.job, None
+            on_record(job.config, message)
     except (EOFError, ConnectionResetError):
         slot.process.join()
     return slot.process.is_alive()
 
 
-def _record_death(slot: _Slot, config: RunConfig, worker: Worker, store: Store) -> RunRecord:
-    done = store.record(run_id(config))
-    if done is not None and done.has_ended_with(worker.exec.probes):
+def _record_death(slot: _Slot, job: Job, worker: Worker, store: Store) -> RunRecord:
+    done = store.record(run_id(job.config))
+    if done is not None and done.has_ended_with(job.probes):
         return done  # killed between writing its record and saying so
     code = slot.process.exitcode
     cause = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit status {code}"
-    record = failed_record(config, worker.exec, error=f"the worker process ended by {cause}")
+    record = failed_record(job.config, worker.measuring(job.probes).exec, error=f"the worker process ended by {cause}")
     write_failure(record, store, f"{record.error}\nOut of memory, or killed from outside; there is no traceback.\n")
     return record

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Worker, execute_run
+from bnexp.engine.execute import Job, Worker, execute_run
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
 
 def execute_serial(
-    configs: Sequence[RunConfig],
+    jobs: Sequence[Job],
     worker: Worker,
     store: Store,
     *,
@@ -21,5 +21,6 @@ def execute_serial(
 ) -> None:
     """Execute in order; `on_record` gets each run's record, or None where another process trains it."""
     worker.start()
-    for config in configs:
-        on_record(config, execute_run(config, worker, store, on_epoch=partial(on_epoch, config)))
+    for job in jobs:
+        measuring = worker.measuring(job.probes)
+        on_record(job.config, execute_run(job.config, measuring, store, on_epoch=partial(on_epoch, job.config)))

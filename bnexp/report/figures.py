@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.frame import load_history
 from bnexp.analysis.select import Effect, Selection, own_best_effects
 from bnexp.analysis.stats import mean_interval
 from bnexp.metrics import METRICS, Metric
+from bnexp.report.flip_figure import draw_flip_map
+from bnexp.report.folder import CAPTIONS
 from bnexp.report.probe_figures import PROBE_FIGURES
 from bnexp.report.style import COLORS, GREY, MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save, title
+from bnexp.report.verdict_figure import draw_verdicts
 from bnexp.report.words import fixed_words, panel_note, signed
 from bnexp.store import Store
 
@@ -29,24 +34,44 @@ class FigureFile:
     caption: str
 
 
-def draw_figures(selection: Selection, store: Store, folder: Path) -> list[FigureFile]:
-    """Draw all that the runs support into `folder`, in reading order."""
+def draw_figures(
+    selection: Selection, store: Store, folder: Path, claims: Sequence[ClaimVerdict] | None = None
+) -> list[FigureFile]:
+    """Draw all that the runs support into `folder`, in reading order.
+
+    Args:
+        claims: of a study: its verdicts, which stand in the place of mere differences.
+    """
+    of_claims = [(name, title, partial(draw, claims or (), selection)) for name, title, draw in CLAIM_FIGURES]
+    of_runs = [(name, title, partial(draw, selection, store)) for name, title, draw in FIGURES]
+    drawings = of_runs if claims is None else [*of_claims, *(item for item in of_runs if item[0] != "differences")]
+    drawn = save_figures(drawings, folder, note=fixed_words(selection))
+    write_captions(drawn, folder)
+    return drawn
+
+
+def save_figures(
+    drawings: Sequence[tuple[str, str, Callable[[], Drawn]]], folder: Path, *, note: str = "", pdf: bool = True
+) -> list[FigureFile]:
+    """Draw each (name, title, how) that has something to show; the note goes below every caption."""
     import matplotlib
 
     drawn: list[FigureFile] = []
     with matplotlib.rc_context(RC):
-        for name, title, draw in FIGURES:
-            result = draw(selection, store)
+        for name, title, draw in drawings:
+            result = draw()
             if result is None:
                 continue
             figure, caption = result
-            save(figure, folder, name)
-            drawn.append(FigureFile(name, title, f"{caption} {fixed_words(selection)}".rstrip()))
-    (folder / CAPTIONS).write_text("".join(f"## {item.name}\n{item.title}. {item.caption}\n\n" for item in drawn))
+            save(figure, folder, name, pdf=pdf)
+            drawn.append(FigureFile(name, title, f"{caption} {note}".rstrip()))
     return drawn
 
 
-CAPTIONS = "captions.md"
+def write_captions(drawn: Sequence[FigureFile], folder: Path) -> None:
+    (folder / CAPTIONS).write_text("".join(f"## {item.name}\n{item.title}. {item.caption}\n\n" for item in drawn))
+
+
 MOST_ROWS = 24
 Drawn = tuple[Any, str] | None
 
@@ -90,8 +115,8 @@ def draw_differences(selection: Selection, store: Store) -> Drawn:
     )
     if any(effect.unhealthy for effect in shown):
         caption += (
-            " ×: a pair with a diverged (scored at chance) or collapsed run, counted in the mean. The axis spans the "
-            "healthy pairs; a triangle or cross at its edge lies beyond it."
+            " ×: a pair with a run that diverged or collapsed (scored at chance), counted in the mean. The axis spans "
+            "the healthy pairs; a triangle or cross at its edge lies beyond it."
         )
     if len(effects) > MOST_ROWS:
         caption += f" Shown: the first {MOST_ROWS} of {len(effects)} comparisons; the tables have all."
@@ -119,7 +144,7 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
     caption = (
         f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
         f"Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % t "
-        f"interval; ×: diverged (scored at chance) or collapsed, counted in the mean.{panel_note(selection)}"
+        f"interval; ×: diverged or collapsed (scored at chance), counted in the mean.{panel_note(selection)}"
     )
     return figure, caption
 
@@ -156,7 +181,7 @@ def draw_lr(selection: Selection, store: Store) -> Drawn:
         return None
     caption = (
         "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: "
-        "diverged (scored at chance) or collapsed, counted in the mean. "
+        "diverged or collapsed (scored at chance), counted in the mean. "
         f"{_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
     )
     return _lines(selection, "lr", "learning rate"), caption
@@ -168,7 +193,7 @@ def draw_batch_size(selection: Selection, store: Store) -> Drawn:
         return None
     caption = (
         "Final result over the batch size (log scale), each arm at its own best learning rate for each batch size. "
-        "Lines: mean over seeds; small markers: one seed each; ×: diverged (scored at chance) or collapsed."
+        "Lines: mean over seeds; small markers: one seed each; ×: diverged or collapsed (scored at chance)."
     )
     return _lines(selection, "batch_size", "batch size"), caption
 
@@ -198,11 +223,17 @@ def draw_heatmap(selection: Selection, store: Store) -> Drawn:
     figure.colorbar(image, ax=axes, label=metric.label, shrink=0.8)
     caption = (
         f"Mean {metric.label} over learning rate and batch size; brighter is better. Where runs diverged or collapsed, "
-        f"×k says how many; diverged ones are scored at chance. {_seed_counts(selection, runs)}."
+        f"×k says how many; they are scored at chance. {_seed_counts(selection, runs)}."
     )
     return figure, caption
 
 
+# of a study, from its verdicts
+CLAIM_FIGURES: tuple[tuple[str, str, Callable[[Sequence[ClaimVerdict], Selection], Drawn]], ...] = (
+    ("verdicts", "What was claimed, and what the seeds say", draw_verdicts),
+    ("flip-map", "Does the verdict survive another reading?", draw_flip_map),
+)
+# of any runs; the first of those that no study was made for
 FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
     ("differences", "What the change does", draw_differences),
     ("final", "Where each arm ends", draw_finals),
@@ -212,6 +243,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
     ("curves", "How each arm gets there", draw_curves),
     *PROBE_FIGURES,
 )
+FIGURE_NAMES = (*(name for name, _, _ in CLAIM_FIGURES), *(name for name, _, _ in FIGURES))
 
 
 def _forest_limits(effects: Sequence[Effect], margin: float | None, scale: float) -> tuple[float, float] | None:

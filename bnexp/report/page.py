@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from bnexp.analysis.frame import UNHEALTHY, Frame
@@ -33,19 +33,12 @@ def render_page(
     figure_folder: Path,
 ) -> str:
     """The HTML text, with every figure inline."""
-    environment = Environment(
-        loader=PackageLoader("bnexp.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         name=name,
         frozen=frozen,
         spec=spec,
         tables=tables,
-        figures=[(figure, _inline_svg(figure_folder / f"{figure.name}.svg", figure.name)) for figure in figures],
+        figures=[(figure, inline_svg(figure_folder / f"{figure.name}.svg", figure.name)) for figure in figures],
         readings=readings,
         remarks=remarks,
         statuses=frame.runs["status"].value_counts().to_dict(),
@@ -55,12 +48,24 @@ def render_page(
         ],
         failed=frame.failed,
         missing=frame.missing,
-        environments=_environments(frame),
+        environments=environments_of(frame),
         run_ids=list(frame.runs["run_id"]),
     )
 
 
-def _inline_svg(path: Path, name: str) -> Markup:
+def template(name: str) -> Template:
+    """A page's template; whatever is filled in is escaped."""
+    environment = Environment(
+        loader=PackageLoader("bnexp.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def inline_svg(path: Path, name: str) -> Markup:
     """The drawing itself, its ids made unique on the page; it is ours, so it is not escaped."""
     text = path.read_text()
     text = text[text.index("<svg") :]
@@ -69,7 +74,7 @@ def _inline_svg(path: Path, name: str) -> Markup:
     return Markup(text)
 
 
-def _environments(frame: Frame) -> list[tuple[str, int]]:
+def environments_of(frame: Frame) -> list[tuple[str, int]]:
     """Each distinct environment as text, with the number of runs made in it."""
     counts: dict[str, int] = {}
     for environment in frame.runs["environment"]:

@@ -50,6 +50,8 @@ SHIFT = {"shift_l2": "L2 of the change\n(lower: less shift)", "shift_cosine": "c
 LOSSES, CHANGES, SLOPE = ("loss_min", "loss_max"), ("gradient_distance_min", "gradient_distance_max"), "smoothness"
 RUNNING = {"mean_distance": "distance of means", "std_distance": "distance of\nstandard deviations"}
 NEUTRAL = {"gamma": 1, "beta": 0}
+MOMENTS = {"output_mean": "output: |mean|", "output_std_error": "output: |SD − 1|"}
+EXACT = {"norm_mean_error": "|mean| of a channel", "norm_std_error": "|SD − 1|, without the share of eps,"}
 COST = (
     ("step_seconds", "time of a training step (ms)", 1000.0),
     ("saved_mib", "memory saved for\nthe backward pass (MiB)", 1.0),
@@ -211,26 +213,45 @@ def draw_landscape(selection: Selection, store: Store) -> Drawn:
 
 
 def draw_affine(selection: Selection, store: Store) -> Drawn:
-    """Gamma and beta of every norm layer at the end of training: mean and spread over channels."""
-    quantities = ("gamma_mean", "gamma_std", "beta_mean", "beta_std")
+    """Gamma and beta of every norm layer at the end of training, over channels, and the moments that they leave."""
+    quantities = ("gamma_mean", "gamma_std", "beta_mean", "beta_std", *MOMENTS, *EXACT)
     found = load_measured(selection, store, "affine", quantities, most=MOST_PANELS // 2, reduce=keep_ends)
     if found is None:
         return None
-    names = [mean.removesuffix("_mean") for mean in found.quantities("gamma_mean", "beta_mean")]
-    figure, axes = grid(len(found.strata), len(names), sharey="col")
+    drawn = found.quantities("gamma_mean", "beta_mean", *MOMENTS)
+    figure, axes = grid(len(found.strata), len(drawn), sharey="col")
     for row, stratum in zip(axes, found.strata, strict=True):
-        for axis, name in zip(row, names, strict=True):
-            axis.axhline(NEUTRAL[name], color=GREY, linewidth=0.9, zorder=1)
-            over_layers(axis, found, stratum, f"{name}_mean", spread=f"{name}_std")
-            axis.set_ylabel(name)
+        for axis, quantity in zip(row, drawn, strict=True):
+            name = quantity.removesuffix("_mean")
+            axis.axhline(NEUTRAL.get(name, 0), color=GREY, linewidth=0.9, zorder=1)
+            over_layers(axis, found, stratum, quantity, spread=f"{name}_std" if name in NEUTRAL else None)
+            axis.set_ylabel(MOMENTS.get(quantity, name))
     few_ticks(axes, LAYERS)
     arm_legend(figure, found)
+    moments = (
+        " The output's moments are over batch and positions, root mean square over channels; band: from the lowest to "
+        f"the highest seed; grey: mean 0, SD 1.{_before_affine(found)}"
+    )
     caption = (
         "Scale (gamma) and shift (beta) of each norm layer at its last measured step. Line: mean over channels and "
         "seeds; band: one standard deviation over channels to both sides; grey: 1 and 0, which leave the normalized "
-        f"value as it is. {found.num_seeds()}.{found.collapsed_words()}{found.note}"
+        f"value as it is.{moments if found.quantities(*MOMENTS) else ''} {found.num_seeds()}."
+        f"{found.collapsed_words()}{found.note}"
     )
     return figure, caption
+
+
+def _before_affine(found: Measured) -> str:
+    """` Before gamma and beta ... is at most 2e-07 (batch)`: of both ends, all layers and runs that did not diverge."""
+    rows = found.rows[~found.rows["run_id"].isin(found.diverged)]
+    largest = rows.groupby(["quantity", "arm"])["value"].max().dropna()
+    told = {name: [arm for arm in found.arms if (name, arm) in largest] for name in EXACT}
+    words = [
+        f"{EXACT[name]} is at most {', '.join(f'{largest[name, arm]:.1g} ({arm})' for arm in arms)}"
+        for name, arms in told.items()
+        if arms
+    ]
+    return f" Before gamma and beta {' and '.join(words)}." if words else ""
 
 
 def draw_running(selection: Selection, store: Store) -> Drawn:

@@ -50,6 +50,27 @@ class Look:
     line: Any
 
 
+@dataclass(frozen=True)
+class OutcomeLook:
+    """The fill of a mark or cell, the ink on it, the ink of the word on white, and the letter that repeats it."""
+
+    fill: str
+    ink: str
+    word: str
+    letter: str
+
+
+# told apart in grey by letter, word and fill, not by hue
+OUTCOME_LOOKS = {
+    "supported": OutcomeLook("#0072B2", "white", "#005a8c", "S"),
+    "contradicted": OutcomeLook("#E69F00", "black", "#9a4f00", "C"),
+    "negligible": OutcomeLook("#bdbdbd", "black", "#555555", "N"),
+    "inconclusive": OutcomeLook("white", "#444444", "#222222", "I"),
+    "untested": OutcomeLook("#f3f3f3", "#777777", "#777777", "U"),
+    "invalid": OutcomeLook("#f3f3f3", "#777777", "#777777", "X"),
+}
+
+
 def look_of(index: int) -> Look:
     """The look of the arm at this place; places beyond the palette come round again with the same look."""
     k = index % len(COLORS)
@@ -103,9 +124,10 @@ def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> 
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save(figure: Any, folder: Path, name: str) -> None:
+def save(figure: Any, folder: Path, name: str, *, pdf: bool = True) -> None:
     """PNG, SVG and PDF without dates, so that the same records give the same bytes."""
     figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
     figure.set_layout_engine(None)  # its work is done, and the others would do it again
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    if pdf:
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})

@@ -16,7 +16,7 @@ from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhea
 from bnexp.metrics import METRICS, Metric
 from bnexp.store import Store
 
-TABLES = ("verdicts", "arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
+TABLES = ("verdicts", "flips", "arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
 PLACES = ("corruption", "severity", "statistics")  # what says where besides the layer, for the probes that need it
 END_PROBES = ("statistics", "robustness", "cost")  # measured once, when training is over
 PROBES_TITLE = "What probes measured at the end; step time and memory against the same network without norm layers"
@@ -36,18 +36,24 @@ class Table:
     shown: pd.DataFrame
 
 
-def make_tables(selection: Selection, store: Store) -> list[Table]:
-    """All tables that the runs support, in reading order."""
+def make_tables(selection: Selection, store: Store, *, effects: bool = True) -> list[Table]:
+    """All tables that the runs support, in reading order.
+
+    Args:
+        effects: differences too; not those of a study, whose numbers are in its verdicts, and nowhere else where the
+            verdict is that nothing can be said.
+    """
     tables = [arms_table(selection)]
-    effects = own_best_effects(selection)
-    if effects:
+    ladder = selection.runs["lr"].nunique() > 1
+    own = own_best_effects(selection) if effects else []
+    same = same_lr_effects(selection) if effects and ladder else []
+    if own:
         title = "Paired differences, each arm at its own best learning rate"
-        tables.append(effects_table("differences", title, effects, selection))
-    if selection.runs["lr"].nunique() > 1:
-        same = same_lr_effects(selection)
-        if same:
-            title = "Paired differences at the same learning rate"
-            tables.append(effects_table("differences-same-lr", title, same, selection))
+        tables.append(effects_table("differences", title, own, selection))
+    if same:
+        title = "Paired differences at the same learning rate"
+        tables.append(effects_table("differences-same-lr", title, same, selection))
+    if ladder:
         tables.append(limits_table(selection))
     probes = probes_table(selection, store)
     return tables if probes is None else [*tables, probes]

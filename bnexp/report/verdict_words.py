@@ -1,124 +1,210 @@
-"""Verdicts as a reader meets them: a table of all, and one sentence each."""
+"""Verdicts as a reader meets them: a table of all, one sentence each, and what survives being read otherwise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.flips import UNJUDGED, Survival, answers, survival
 from bnexp.analysis.select import Selection
-from bnexp.analysis.stats import Estimate
-from bnexp.analysis.verdicts import Verdict
-from bnexp.metrics import METRICS
+from bnexp.analysis.verdicts import Outcome, Verdict
+from bnexp.comparison import FACTORS, Comparison
+from bnexp.metrics import NEEDS_TARGET, metric_of
+from bnexp.report.effect_words import claimed, compared, reference_words, scale_of
 from bnexp.report.tables import Rows, Table, table_of
-from bnexp.report.words import count, signed
-from bnexp.study import Comparison
+from bnexp.report.words import count
 
-TITLE = "Verdicts, corrected for their number (Holm); those at the same learning rate are a family of their own"
+TITLE = "Verdicts, each arm at its own best learning rate, corrected for their number (Holm)"
+FLIPS_TITLE = (
+    "The same comparisons read otherwise: both arms at one learning rate, or under other evaluation statistics"
+)
+OWN_RATE = "own best rate"
 
 
 def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table:
-    """A row for each comparison and stratum."""
+    """A row for each comparison and stratum. Exact numbers of a factor are logarithms, base 10 for a reach, else e."""
     exact: Rows = []
     shown: Rows = []
     for claim in claims:
         comparison, verdict, effect = claim.comparison, claim.verdict, claim.verdict.effect
-        key = {"stratum": claim.stratum, "treatment": comparison.treatment, "control": comparison.control}
         exact.append({
-            **key, "shape": comparison.shape, "direction": comparison.direction, "margin": comparison.margin,
-            "verdict": claim.outcome, "reason": verdict.reason, "n": verdict.num_pairs,
-            "mean": effect and effect.t.mean, "t_low": effect and effect.t.low, "t_high": effect and effect.t.high,
-            "bca_low": effect and effect.bca.low, "bca_high": effect and effect.bca.high,
-            "equivalence_low": effect and effect.equivalence.low,
-            "equivalence_high": effect and effect.equivalence.high,
-            "p": effect and effect.p, "p_sign_flip": effect and effect.p_sign_flip, "p_holm": effect and effect.p_holm,
-            "p_equivalence_holm": effect and effect.p_equivalence_holm,
-            "pairing_gain": effect and effect.gain, "incomplete": "; ".join(verdict.incomplete),
-            "same_lr": " ".join(f"{lr:g}:{other.outcome}" for lr, other in claim.same_lr.items()),
+            "stratum": claim.stratum, **_exact_comparison(comparison), "direction": comparison.direction,
+            "margin": comparison.margin, "verdict": claim.outcome, "reason": verdict.reason, "n": verdict.num_pairs,
+            **_exact_numbers(verdict), "p_sign_flip": effect and effect.p_sign_flip,
+            "p_equivalence_holm": effect and effect.p_equivalence_holm, "sd": effect and effect.sd,
+            "pairing_gain": effect and effect.gain, "failed_seeds": _seeds(claim.failed),
+            "undeclared_seeds": _seeds(verdict.undeclared), "incomplete": "; ".join(verdict.incomplete),
+            "otherwise": " ".join(f"{r.value}:{other.outcome}" for r, other in claim.readings.items()),
         })  # fmt: skip
         shown.append({
-            "stratum": claim.stratum, "claimed": _claimed(comparison, selection), "verdict": claim.outcome,
-            "effect [95 %]": "—" if effect is None else _interval(effect.t, comparison, selection),
+            "stratum": claim.stratum, "compared": compared(comparison), "claimed": claimed(comparison),
+            "verdict": claim.outcome, "effect [95 %]": effect_words(claim),
             "p (Holm)": "—" if effect is None else _p(effect.p_holm), "n": str(verdict.num_pairs),
-            "at the same learning rate": _same_lr(claim) or "—",
+            "read otherwise": survival_words(claim) or "—",
         })  # fmt: skip
     return table_of("verdicts", TITLE, exact, shown, selection)
 
 
+def flips_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table | None:
+    """A CSV row for each reading; shown is a row for each comparison and stratum. None where nothing is read twice."""
+    if not any(claim.readings for claim in claims):
+        return None
+    exact: Rows = []
+    shown: Rows = []
+    columns = reading_columns(claims)
+    for claim in claims:
+        key = {"stratum": claim.stratum, **_exact_comparison(claim.comparison)}
+        for reading, answer in answers(claim).items():
+            other = claim.readings[reading]
+            exact.append({
+                **key, "verdict": claim.outcome, "kind": reading.kind, "value": reading.value, "read": other.outcome,
+                "answer": answer, "n": other.num_pairs, **_exact_numbers(other),
+            })  # fmt: skip
+        found = {column_title(r.kind, r.value): verdict.outcome for r, verdict in claim.readings.items()}
+        read = {title: found.get(title, "") for title in (column_title(*column) for column in columns)}
+        shown.append({
+            "stratum": claim.stratum, "compared": compared(claim.comparison), OWN_RATE: claim.outcome, **read,
+            "in short": survival_words(claim) or "—",
+        })  # fmt: skip
+    return table_of("flips", FLIPS_TITLE, exact, shown, selection)
+
+
+def reading_columns(claims: Sequence[ClaimVerdict]) -> list[tuple[str, float | str]]:
+    """(kind, value) of every reading of these verdicts: learning rates ascending, then statistics."""
+    found = {(reading.kind, reading.value) for claim in claims for reading in claim.readings}
+    rates = sorted(float(value) for kind, value in found if kind == "learning rate")
+    statistics = [value for value in ("precise", "batch") if ("statistics", value) in found]
+    return [*(("learning rate", rate) for rate in rates), *(("statistics", value) for value in statistics)]
+
+
+def column_title(kind: str, value: float | str) -> str:
+    """`both at 0.1`, `precise statistics`."""
+    return f"both at {value:g}" if kind == "learning rate" else f"{value} statistics"
+
+
 def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
-    """`relu: supported. after − before: +1.20 points [...], n = 6 pairs: why.` and what else a reader must know."""
-    verdict, effect = claim.verdict, claim.verdict.effect
+    """`relu: supported. after − before, test accuracy: +1.20 points [...], 6 pairs: why.` and what else to know."""
+    comparison, verdict, effect = claim.comparison, claim.verdict, claim.verdict.effect
     where = f"{claim.stratum}: " if claim.stratum else ""
-    head = f"{where}{claim.outcome}."
+    head = f"{where}{claim.outcome}. {compared(comparison)}:"
     if effect is None:
-        lacking = f" ({_some(verdict.incomplete)})" if verdict.incomplete else ""
-        return f"{head} {_contrast(claim.comparison)}: {verdict.reason}{lacking}."
-    mean, reason = _interval(effect.t, claim.comparison, selection), verdict.reason
-    if claim.comparison.shape == "healthy_lr":  # a ratio of 1 is a logarithm of 0
+        lacking = f" ({some(verdict.incomplete)})" if verdict.incomplete else ""
+        return f"{head} {verdict.reason}{lacking}."
+    reason = verdict.reason
+    if comparison.shape in FACTORS:  # a factor of 1 is a logarithm of 0
         reason = reason.replace("excludes 0", "excludes 1").replace("includes 0", "includes 1")
-    parts = [f"{head} {_contrast(claim.comparison)}: {mean}, {count(verdict.num_pairs, 'pair')}: {reason}."]
+    if comparison.shape == "level":  # what is shown, and judged, is the distance to it
+        reason = reason.replace("des 0", f"des a distance of 0 from {reference_words(comparison)}")
+    parts = [f"{head} {scale_of(comparison).interval(effect.t)}, {counted(claim)}: {reason}."]
     if verdict.needed is not None:
         parts.append(_needed(verdict))
-    if effect.failures and (effect.failures.treatment or effect.failures.control):
-        failures = effect.failures
-        parts.append(
-            f"Diverged or collapsed: {failures.treatment} of {claim.comparison.treatment}, {failures.control} of "
-            f"{claim.comparison.control}, scored at chance or as they ended."
-        )
-    same = _same_lr(claim)
-    if same:
-        parts.append(f"At the same learning rate: {same}.")
-    return " ".join(parts)
+    return " ".join([*parts, *_failures(claim), *_otherwise(claim)])
 
 
-def _contrast(comparison: Comparison) -> str:
-    if comparison.shape == "healthy_lr":
-        return f"largest healthy learning rate, {comparison.treatment} over {comparison.control}"
-    return f"{comparison.treatment} − {comparison.control}"
+def effect_words(claim: ClaimVerdict) -> str:
+    """`+1.20 points [+0.50, +1.90]`, and a dash where nothing may be quoted."""
+    effect = claim.verdict.effect
+    return "—" if effect is None else scale_of(claim.comparison).interval(effect.t)
 
 
-def _claimed(comparison: Comparison, selection: Selection) -> str:
-    if comparison.shape == "healthy_lr":
-        size = f"at least ×{comparison.margin:g}"
-    else:
-        size = f"by {_amount(comparison.margin, selection)}"
-    if comparison.direction == "same":
-        return f"{_contrast(comparison)}: no difference beyond {size.removeprefix('by ')}"
-    return f"{_contrast(comparison)}: {comparison.direction} {size}"
+def counted(claim: ClaimVerdict) -> str:
+    """`6 pairs` of two arms, `6 seeds` of one or of several."""
+    alone = claim.comparison.control is None or claim.comparison.against is not None
+    return count(claim.verdict.num_pairs, "seed" if alone else "pair")
 
 
-def _interval(estimate: Estimate, comparison: Comparison, selection: Selection) -> str:
-    if comparison.shape == "healthy_lr":
-        mean, low, high = (10**value if math.isfinite(value) else math.nan for value in
-                           (estimate.mean, estimate.low, estimate.high))  # fmt: skip
-        bounds = f" [{_times(low)}, {_times(high)}]" if math.isfinite(low) else ""
-        return f"×{_times(mean)}{bounds}"
-    metric = METRICS[selection.metric]
-    bounds = f" [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]"
-    return f"{signed(estimate.mean, metric)} {_unit(selection)}{bounds if math.isfinite(estimate.low) else ''}"
+def survival_words(claim: ClaimVerdict) -> str:
+    """`survives at 3 of 4 equal rates, flips to contradicted at 0.316`; empty where it was not read otherwise."""
+    if claim.verdict.outcome in UNJUDGED:
+        return ""
+    rates, statistics = survival(claim, "learning rate"), survival(claim, "statistics")
+    decided = claim.verdict.outcome != "inconclusive"
+    parts = [_at_rates(rates, decided=decided)] if rates.num else []
+    told = [(word, values) for word, values in (("survives", statistics.survives), ("open", statistics.open)) if values]
+    parts += [f"{word} with {' and '.join(map(str, values))} statistics" for word, values in told]
+    turn = "flips to " if decided else ""
+    parts += [f"{turn}{outcome} with {values} statistics" for outcome, values in _by_outcome(statistics.flips)]
+    return "; ".join(parts)
 
 
-def _amount(value: float, selection: Selection) -> str:
-    """`1 point`, `0.3 points`."""
-    number, unit = f"{value * METRICS[selection.metric].scale:g}", _unit(selection)
-    return f"{number} {'point' if (number, unit) == ('1', 'points') else unit}"
+def some(phrases: Sequence[str], most: int = 4) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(phrases) - most} more" if len(phrases) > most else ""
+    return "; ".join(phrases[:most]) + more
 
 
-def _times(value: float) -> str:
-    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+def _at_rates(found: Survival, *, decided: bool) -> str:
+    flips = _by_outcome(found.flips)
+    kept = len(found.survives) if decided else len(found.open)
+    share = f"all {found.num}" if kept == found.num else f"{kept or 'none'} of {found.num}"
+    if decided:
+        turns = " and ".join(f"to {outcome} at {rates}" for outcome, rates in flips)
+        return f"survives at {share} equal rates{', flips ' if flips else ''}{turns}"
+    turns = " and ".join(f"{outcome} at {rates}" for outcome, rates in flips)
+    return f"open at {share} equal rates{', but ' if flips else ''}{turns}" if kept else turns
 
 
-def _unit(selection: Selection) -> str:
-    metric = METRICS[selection.metric]
-    return "points" if metric.unit == "fraction" else metric.shown_unit
+def _by_outcome(flips: Mapping[float | str, Outcome]) -> list[tuple[str, str]]:
+    """(outcome, `0.03, 0.1`) for each outcome."""
+    values: dict[str, list[str]] = {}
+    for value, outcome in flips.items():
+        values.setdefault(outcome, []).append(f"{value:g}" if isinstance(value, float) else value)
+    return [(outcome, ", ".join(found)) for outcome, found in values.items()]
 
 
-def _same_lr(claim: ClaimVerdict) -> str:
-    """`supported at 0.1; inconclusive at 0.03, 0.3`: in the order of the ladder's first mention."""
-    rates: dict[str, list[str]] = {}
-    for lr, verdict in claim.same_lr.items():
-        rates.setdefault(verdict.outcome, []).append(f"{lr:g}")
-    return "; ".join(f"{outcome} at {', '.join(found)}" for outcome, found in rates.items())
+def _otherwise(claim: ClaimVerdict) -> list[str]:
+    """`At the same learning rate: supported at 0.1; inconclusive at 0.03, 0.3.` and the like of statistics."""
+    sentences = []
+    for kind, opening, at in (
+        ("learning rate", "At the same learning rate", "at"),
+        ("statistics", "Evaluated with other statistics", "with"),
+    ):
+        values: dict[str, list[str]] = {}
+        for reading, verdict in claim.readings.items():
+            if reading.kind == kind:
+                value = f"{reading.value:g}" if isinstance(reading.value, float) else reading.value
+                values.setdefault(verdict.outcome, []).append(value)
+        if values:
+            parts = (f"{outcome} {at} {', '.join(found)}" for outcome, found in values.items())
+            sentences.append(f"{opening}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _failures(claim: ClaimVerdict) -> list[str]:
+    """How many runs failed, and what that made of their numbers."""
+    comparison, effect = claim.comparison, claim.verdict.effect
+    failures = effect and effect.failures
+    if not claim.failed or comparison.shape == "reach":  # there a failed run is what is measured
+        return []
+    late = comparison.measure in NEEDS_TARGET and comparison.shape == "ratio"
+    what, scored = ("Never got there", "") if late else ("Diverged or collapsed", _scored(comparison))
+    if failures and comparison.shape in ("difference", "ratio"):
+        who = f"{failures.treatment} of {comparison.treatment}, {failures.control} of {comparison.control}"
+        return [f"{what}: {who}{scored}."]
+    return [f"{what}: a run behind {count(len(claim.failed), 'seed')}{scored}."]
+
+
+def _scored(comparison: Comparison) -> str:
+    metric = metric_of(str(comparison.measure))
+    return ", scored at chance" if metric.unit == "fraction" and metric.direction == "higher" else ""
+
+
+def _exact_comparison(comparison: Comparison) -> dict[str, object]:
+    return {
+        "shape": comparison.shape, "measure": comparison.measure, "treatment": comparison.treatment,
+        "control": comparison.control, "compared": compared(comparison),
+    }  # fmt: skip
+
+
+def _exact_numbers(verdict: Verdict) -> dict[str, object]:
+    effect = verdict.effect
+    return {
+        "mean": effect and effect.t.mean, "t_low": effect and effect.t.low, "t_high": effect and effect.t.high,
+        "bca_low": effect and effect.bca.low, "bca_high": effect and effect.bca.high,
+        "equivalence_low": effect and effect.equivalence.low, "equivalence_high": effect and effect.equivalence.high,
+        "p": effect and effect.p, "p_holm": effect and effect.p_holm,
+    }  # fmt: skip
 
 
 def _needed(verdict: Verdict) -> str:
@@ -128,9 +214,8 @@ def _needed(verdict: Verdict) -> str:
     return f"If mean and spread stay so, {verdict.needed.num_pairs} pairs decide it: {verdict.needed.decision}."
 
 
-def _some(phrases: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(phrases) - most} more" if len(phrases) > most else ""
-    return "; ".join(phrases[:most]) + more
+def _seeds(seeds: Sequence[int] | frozenset[int]) -> str:
+    return " ".join(map(str, sorted(seeds)))
 
 
 def _p(value: float) -> str:

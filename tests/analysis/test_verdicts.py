@@ -76,8 +76,18 @@ def test_missing_runs_are_untested_and_give_no_number() -> None:
     )
     verdict = judge(paired(*arms, seeds=SEEDS), HIGHER)
     assert (verdict.outcome, verdict.effect, verdict.needed) == ("untested", None, None)
-    assert verdict.incomplete == ("seed 1: no none", "seed 7: no none")
+    assert verdict.incomplete == ("seed 7: no none", "seed 1: no value of none")
+    assert (verdict.reason, verdict.undefined) == ("runs are missing", False)
     assert judge(Contrast({}), HIGHER).outcome == "untested"
+
+
+def test_a_value_that_is_not_defined_is_untested_and_no_missing_run() -> None:
+    scores = dict.fromkeys(SEEDS, 0.5)
+    verdict = judge(paired(Arm("batch", scores), Arm("none", scores | {3: math.nan}), seeds=SEEDS), HIGHER)
+    assert (verdict.outcome, verdict.effect, verdict.undefined) == ("untested", None, True)
+    assert (verdict.reason, verdict.incomplete) == (
+        "the runs are there, but the measure has no value for some of them", ("seed 3: no value of none",),
+    )  # fmt: skip
 
 
 def test_a_failed_gate_is_invalid_with_its_reason_and_no_number() -> None:

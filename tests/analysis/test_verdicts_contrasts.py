@@ -14,10 +14,10 @@ from bnexp.analysis.contrasts import (
     alone,
     arm_of,
     epochs_ratio,
-    healthy_ratio,
     interaction,
+    minus_constant,
     paired,
-    pooled_healthy_ratio,
+    ratio,
     slope,
     steps,
     trend,
@@ -40,7 +40,8 @@ def test_incomplete_pairs_are_named_and_undeclared_seeds_left_out() -> None:
     result = paired(
         Arm("batch", {0: 0.9, 1: 0.8, 2: math.nan, 9: 0.1}), Arm("none", {0: 0.7, 2: 0.6}), seeds=[0, 1, 2, 3]
     )
-    assert result.missing == ("seed 1: no none", "seed 2: no batch", "seed 3: no batch and no none")
+    assert result.missing == ("seed 1: no none", "seed 3: no batch and no none")
+    assert result.undefined == ("seed 2: no value of batch",)  # its run is there
     assert list(result.values) == [0]
     assert result.undeclared == (9,)
 
@@ -87,6 +88,44 @@ def test_a_seed_missing_in_one_part_is_missing_and_named_once() -> None:
     assert result.missing == ("here, seed 1: no batch",)
     assert result.failed == frozenset({0})
     assert interaction(contrast(0.1), contrast(0.3, 0.4)).missing == ("here, seed 1",)
+    nameless = interaction(Contrast({0: 0.1}, undefined=("seed 1: no value of batch",)), contrast(0.3, 0.4))
+    assert (nameless.missing, nameless.undefined) == ((), ("here, seed 1: no value of batch",))
+
+
+def test_a_seed_of_which_only_some_runs_are_there_is_missing_whatever_else_it_lacks() -> None:
+    arm = Arm("batch", {0: math.nan, 1: math.nan, 2: 0.9}, partial=frozenset({0}))
+    assert paired(arm, Arm("none", {0: 0.1, 1: math.nan, 2: 0.1})).missing == ("seed 0: not all of batch",)
+    assert paired(arm, Arm("none", {0: math.nan, 1: 0.1, 2: 0.1})).missing == (
+        "seed 0: not all of batch and no value of none",
+    )
+    assert alone(arm).missing == ("seed 0: not all of batch",)
+    assert alone(arm).undefined == ("seed 1: no value of batch",)
+
+
+def test_numbers_behind_which_every_run_failed_are_hopeless_in_every_combination() -> None:
+    scores = dict.fromkeys(range(3), 0.1)
+    dead, half = Arm("dead", scores, frozenset(range(3))), Arm("half", scores, frozenset({0, 1}))
+    both, one = paired(dead, dead), paired(dead, half)
+    assert (both.hopeless, one.hopeless, alone(dead).hopeless, alone(half).hopeless) == (True, False, True, False)
+    assert (interaction(both, both).hopeless, interaction(both, one).hopeless) == (True, False)
+    assert (slope({1.0: both, 2.0: both}).hopeless, slope({1.0: both, 2.0: one}).hopeless) == (True, False)
+    assert not paired(dead, dead, seeds=[7]).hopeless  # nothing there is no failure
+    assert not minus_constant(alone(dead), 0.5).hopeless  # a constant does not fail
+
+
+def test_ratio_is_a_natural_logarithm() -> None:
+    result = ratio(
+        Arm("batch", {0: 4.0, 1: 0.0, 2: -1.0, 3: 2.0}, frozenset({3})), Arm("none", dict.fromkeys(range(4), 2.0))
+    )
+    assert result.values == pytest.approx({0: math.log(2), 3: 0.0})
+    assert (result.undefined, result.failed) == (("seed 1: no value of batch", "seed 2: no value of batch"), {3})
+
+
+def test_minus_constant_moves_the_numbers_alone() -> None:
+    part = alone(Arm("batch", {0: 0.9, 1: 0.8, 2: math.nan}, frozenset({1})))
+    moved = minus_constant(part, 0.5)
+    assert moved.values == pytest.approx({0: 0.4, 1: 0.3})
+    assert (moved.failed, moved.undefined) == (part.failed, part.undefined)
 
 
 @pytest.mark.parametrize(("per", "base"), [("decade", 10), ("octave", 2)])
@@ -146,41 +185,12 @@ def test_epochs_ratio_brackets_what_censoring_leaves_open() -> None:
 def test_epochs_ratio_refuses_no_time_and_keeps_missing_runs_missing() -> None:
     with pytest.raises(ValueError, match="above 0"):
         epochs_ratio(Arm("batch", {0: 0}), Arm("none", {0: 3}), budget=20)
-    crashed = epochs_ratio(Arm("batch", {0: math.nan, 1: 3}), Arm("none", {0: 3, 1: 3}), budget=20)
-    assert crashed.missing == ("seed 0: no batch",)
+    arms = Arm("batch", {0: math.nan, 1: 3, 3: math.inf}), Arm("none", {0: 3, 1: 3, 2: math.inf, 3: 3})
+    lost = epochs_ratio(*arms, budget=20)
+    assert (lost.missing, lost.undefined) == (("seed 2: no batch",), ("seed 0: no value of batch",))
+    assert [set(numbers) for numbers in (lost.values, *lost.bounds)] == [{1, 3}] * 3
     with pytest.raises(ValueError, match="censored"):
         interaction(epochs_ratio(Arm("batch", {0: math.inf}), Arm("none", {0: 3}), budget=20), contrast(0.1))
-
-
-def test_healthy_ratio_by_seed() -> None:
-    batch = {0: {0.1: True, 1.0: True, 10.0: False}, 1: {0.1: False, 1.0: True, 10.0: True}}
-    none = {0: {0.1: True, 1.0: False, 10.0: False}, 1: {0.1: False, 1.0: False, 10.0: False}}
-    result = healthy_ratio(batch, none)
-    assert result.values == pytest.approx({0: 1.0, 1: 3.0})  # a step below the ladder where nothing was healthy
-    assert result.failed == frozenset({1})
-
-
-def test_a_level_that_is_healthy_at_the_top_may_go_further() -> None:
-    def arm(*tops: float) -> dict[int, dict[float, bool]]:
-        return {seed: {level: level <= top for level in (0.1, 1.0, 10.0)} for seed, top in enumerate(tops)}
-
-    open_both = healthy_ratio(arm(10, 10), arm(10, 10))
-    assert dict(open_both.values) == {0: 0.0, 1: 0.0}
-    assert [dict(bound) for bound in open_both.bounds] == [{0: 1.0, 1: 1.0}, {0: -1.0, 1: -1.0}]
-    open_treatment = healthy_ratio(arm(10, 1), arm(1, 1))
-    assert [dict(bound) for bound in open_treatment.bounds] == [{0: 2.0, 1: 0.0}, {0: 1.0, 1: 0.0}]
-    assert healthy_ratio(arm(1, 1), arm(0.1, 1)).bounds == ()
-
-
-def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
-    whole, part = {0: {0.1: True, 1.0: True}}, {0: {0.1: True}}
-    assert healthy_ratio(whole, part, names=("batch", "none")).missing == ("seed 0: no none",)
-
-
-def test_pooled_healthy_ratio_needs_four_of_five() -> None:
-    control = {0.1: [True] * 5, 1.0: [True] * 3 + [False] * 2}
-    assert pooled_healthy_ratio({0.1: [True] * 5, 1.0: [True] * 4 + [False]}, control) == pytest.approx(10)
-    assert pooled_healthy_ratio({0.1: [False] * 5}, control) is None
 
 
 def test_an_arm_alone_names_the_seeds_it_lacks() -> None:

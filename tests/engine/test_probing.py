@@ -24,10 +24,11 @@ from bnexp.engine.execute import Worker, execute_run
 from bnexp.engine.loop import Checkpointing, measure_trained, train_run
 from bnexp.errors import StoreError
 from bnexp.options import PROBE_OPTIONS
+from bnexp.planned import make_plan, resolve_runs
 from bnexp.probes import END_PROBES, STEP_PROBES, Moment, Row
 from bnexp.probes.statistics import StatisticsProbe
 from bnexp.records import RunRecord
-from bnexp.runner import make_plan, resolve_runs, train_one
+from bnexp.runner import train_one
 from bnexp.store import Store
 
 CPU = torch.device("cpu")

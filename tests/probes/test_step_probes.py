@@ -675,21 +675,163 @@ def test_landscape_matches_a_loop_of_copies(make: Callable[[], nn.Module]) -> No
 # affine
 
 
-def test_affine_matches_numpy() -> None:
+MOMENTS = ("norm_mean_error", "norm_std_error", "output_mean", "output_std_error")
+
+
+def rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def moments_of(x: np.ndarray, plain: np.ndarray, output: np.ndarray, eps: float) -> dict[str, float]:
+    """By numpy alone; channels last."""
+    x, plain, output = (values.reshape(-1, values.shape[-1]) for values in (x, plain, output))
+    varies = np.ptp(x, axis=0) > 0
+    expected = np.sqrt(x.var(0) / (x.var(0) + eps))[varies]
+    return {
+        "norm_mean_error": np.abs(plain.mean(0)).max(),
+        "norm_std_error": np.abs(plain.std(0)[varies] / expected - 1).max(),
+        "output_mean": rms(output.mean(0)),
+        "output_std_error": rms(output.std(0)[varies] - 1),
+    }
+
+
+def moments(rows: list[Row], layer: str) -> dict[str, float]:
+    return {name: value for name, value in quantities(rows, layer).items() if name in MOMENTS}
+
+
+def test_affine_parameters_match_numpy() -> None:
     model: Any = build("cnn")
-    got = table(AffineProbe(1).measure(moment_of(model)))
+    rows = [row for row in AffineProbe(1).measure(moment_of(model)) if row["quantity"] not in MOMENTS]
     want: dict[tuple[str, str], float] = {}
     for index, unit in enumerate(model.units):
         for name, parameter in (("gamma", unit.norm.weight), ("beta", unit.norm.bias)):
             v = parameter.detach().numpy()
             values = {"mean": v.mean(), "std": v.std(), "min": v.min(), "max": v.max()}
             want |= {(f"units.{index}", f"{name}_{key}"): value for key, value in values.items()}
-    assert got == pytest.approx(want, rel=1e-12)
+    assert table(rows) == pytest.approx(want, rel=1e-12)
 
 
-def test_affine_of_norms_without_parameters_is_empty() -> None:
+def test_batch_norm_puts_out_mean_0_and_std_1_until_gamma_and_beta_move_them() -> None:
+    eps = 0.5  # takes much off the std, and is no error
+    model: Any = build("mlp", norm_options={"eps": eps})
+    with torch.no_grad():
+        model.units[0].norm.weight[1] = 0.0  # nothing is left to divide by
+        model.units[0].weight.weight[2] = 0.0  # a constant channel
+    x, _ = batch()
+    h = x.flatten(1).numpy()
+    rows = AffineProbe(1).measure(moment_of(model))
+    for index, unit in enumerate(model.units):
+        a = h @ unit.weight.weight.detach().numpy().T
+        gamma, beta = unit.norm.weight.detach().numpy(), unit.norm.bias.detach().numpy()
+        varies = np.ptp(a, axis=0) > 0
+        assert varies.sum() == (3 if index == 0 else 4)
+        std = np.abs(gamma) * np.sqrt(a.var(0) / (a.var(0) + eps))
+        got = moments(rows, f"units.{index}")
+        assert got["norm_mean_error"] < 1e-14
+        assert got["norm_std_error"] < 1e-14
+        assert got["output_mean"] == pytest.approx(rms(beta), rel=1e-12)
+        assert got["output_std_error"] == pytest.approx(rms(std[varies] - 1), rel=1e-12)
+        h = np.maximum(normalized(a, unit.norm), 0)
+
+
+def group_by_hand(x: np.ndarray, eps: float) -> np.ndarray:
+    """Two groups of two channels; (N, H, W, C)."""
+    grouped = x.reshape(*x.shape[:3], 2, 2)
+    mean, var = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
+    return ((grouped - mean) / np.sqrt(var + eps)).reshape(x.shape)
+
+
+def ghosts_by_hand(x: np.ndarray, eps: float) -> np.ndarray:
+    ghosts = x.reshape(3, 4, *x.shape[1:])
+    mean, var = ghosts.mean((1, 2, 3), keepdims=True), ghosts.var((1, 2, 3), keepdims=True)
+    return ((ghosts - mean) / np.sqrt(var + eps)).reshape(x.shape)
+
+
+BY_HAND: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, float], np.ndarray]]] = {
+    "batch": ({}, lambda x, eps: (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + eps)),
+    "ghost": ({"ghost_size": 4}, ghosts_by_hand),
+    "group": ({"num_groups": 2}, group_by_hand),
+    "layer": (
+        {},
+        lambda x, eps: (x - x.mean((1, 2, 3), keepdims=True)) / np.sqrt(x.var((1, 2, 3), keepdims=True) + eps),
+    ),
+    "instance": ({}, lambda x, eps: (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + eps)),
+}
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norm", BY_HAND)
+def test_channel_moments_of_other_norms_are_what_they_are(norm: str, memory_format: torch.memory_format) -> None:
+    options, by_hand = BY_HAND[norm]
+    eps = 0.05
+    model: Any = build("cnn", norm=norm, norm_options={"eps": eps, **options})
+    (x, y), unit = batch(), model.units[0]
+    model.to(memory_format=memory_format)
+    x = x.contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        a = unit.weight(x).permute(0, 2, 3, 1).numpy()
+    plain = by_hand(a, eps)
+    output = plain * unit.norm.weight.detach().numpy() + unit.norm.bias.detach().numpy()
+    got = moments(AffineProbe(1).measure(moment_of(model, x=x, y=y)), "units.0")
+    assert got == pytest.approx(moments_of(a, plain, output, eps), rel=1e-9, abs=1e-13)
+    assert (got["norm_mean_error"] < 1e-9) == (norm in ("batch", "ghost", "instance"))
+    assert (got["norm_std_error"] < 1e-9) == (norm == "batch")
+
+
+def test_moments_of_batch_renorm_are_those_of_its_statistics_before_the_update() -> None:
+    eps = 0.05
+    model: Any = build("cnn", norm="batch_renorm", norm_options={"eps": eps, "ramp_steps": 2, "r_max": 1.5})
+    for step in range(3):
+        model(batch(step + 1)[0])
+    unit, (x, _) = model.units[0], batch()
+    mean, var = unit.norm.running_mean.numpy().copy(), unit.norm.running_var.numpy().copy()
+    with torch.no_grad():
+        a = unit.weight(x).permute(0, 2, 3, 1).numpy()
+    sd, running_sd = np.sqrt(a.var((0, 1, 2)) + eps), np.sqrt(var + eps)
+    r = np.clip(sd / running_sd, 1 / 1.5, 1.5)
+    plain = (a - a.mean((0, 1, 2))) / sd * r + (a.mean((0, 1, 2)) - mean) / running_sd
+    output = plain * unit.norm.weight.detach().numpy() + unit.norm.bias.detach().numpy()
+    got = moments(AffineProbe(1).measure(moment_of(model)), "units.0")
+    assert got == pytest.approx(moments_of(a, plain, output, eps), rel=1e-9)
+    assert got["norm_mean_error"] > 1e-3
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("noisy_batch", 1e-5), ("filter_response", 1e-6)])
+def test_noise_and_thresholds_stand_behind_the_normalized_values(norm: str, eps: float) -> None:
+    model: Any = build("cnn", norm=norm)
+    (x, _), unit = batch(), model.units[0]
+    twin = copy.deepcopy(model.units[0])
+    with torch.no_grad():
+        a = twin.weight(x)
+        output = twin.norm(a).permute(0, 2, 3, 1).numpy()
+        plain = F.batch_norm(a, None, None, training=True, eps=eps)
+        if norm == "filter_response":
+            plain = a / (a.square().mean((2, 3), keepdim=True) + eps).sqrt()
+            assert unit.norm.tau is not None
+    want = moments_of(a.permute(0, 2, 3, 1).numpy(), plain.permute(0, 2, 3, 1).numpy(), output, eps)
+    got = moments(AffineProbe(1).measure(moment_of(model)), "units.0")
+    assert got == pytest.approx(want, rel=1e-9, abs=1e-13)
+
+
+def test_moments_of_a_norm_over_time_steps_are_those_of_every_step() -> None:
+    model: Any = build("lstm", activation="tanh", depth=1)
+    layer, (x, _) = model.layers[0], batch()
+    weight, norm = layer.input.weight.weight.detach(), layer.input.norm.steps[0]
+    a = np.stack([(x[:, 0, index] @ weight.T).numpy() for index in range(SIDE)])
+    shrunk = np.sqrt(a.var(1) / (a.var(1) + norm.eps))
+    got = moments(AffineProbe(1).measure(moment_of(model)), "layers.0.input")
+    assert got["norm_mean_error"] < 1e-12
+    assert got["norm_std_error"] < 1e-12
+    assert got["output_mean"] < 1e-12  # a bias after the gates stands in for beta
+    want = rms(np.abs(norm.weight.detach().numpy()) * shrunk - 1)
+    assert got["output_std_error"] == pytest.approx(want, rel=1e-9)
+
+
+def test_norms_without_parameters_have_moments_alone_and_no_norm_has_nothing() -> None:
     assert AffineProbe(1).measure(moment_of(build("cnn", norm="none"))) == []
-    assert AffineProbe(1).measure(moment_of(build("cnn", norm_options={"affine": "none"}))) == []
+    rows = AffineProbe(1).measure(moment_of(build("cnn", norm_options={"affine": "none"})))
+    assert [row["quantity"] for row in rows] == [*MOMENTS] * 2
+    assert quantities(rows, "units.0")["output_mean"] < 1e-12
 
 
 def test_affine_of_a_norm_over_time_steps_counts_once_and_gamma_may_stand_alone() -> None:
@@ -706,10 +848,48 @@ def test_affine_of_a_norm_over_time_steps_counts_once_and_gamma_may_stand_alone(
             super().__init__()
             self.cell = nn.ModuleDict({"norm": StepNorm()})
 
+        def forward(self, x: Tensor) -> Tensor:
+            return x  # the norm never runs: it has parameters, and no moments
+
     model: Any = Net()
     model.cell["norm"].steps[2].weight.data = torch.tensor([1.0, 4.0])
     want = {"gamma_mean": 2.5, "gamma_std": 1.5, "gamma_min": 1.0, "gamma_max": 4.0}
     assert table(AffineProbe(1).measure(moment_of(model))) == {("cell", name): value for name, value in want.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_channels_that_are_all_constant_have_no_std(dtype: torch.dtype) -> None:
+    model: Any = build("mlp", depth=1).to(dtype)
+    # the mean of equal numbers is not always exactly that number
+    model.units[0].weight.weight.data.copy_(torch.tensor([0.1, 0.2, 0.3, 0.7])[:, None])
+    x, y = batch(dtype=dtype)
+    got = moments(AffineProbe(1).measure(moment_of(model, x=torch.full_like(x, 0.7), y=y)), "units.0")
+    assert np.isnan([got["norm_std_error"], got["output_std_error"]]).all()
+    assert got["norm_mean_error"] < 1e-2  # of a rounding error, divided by sqrt(eps)
+    assert got["output_mean"] == pytest.approx(rms(model.units[0].norm.bias.detach().numpy()), rel=1e-2)
+
+
+def test_moments_that_are_not_finite_are_not_taken_for_constants() -> None:
+    model: Any = build("mlp", depth=1)
+    model.units[0].weight.weight.data[0, 0] = torch.inf
+    got = moments(AffineProbe(1).measure(moment_of(model)), "units.0")
+    assert not np.isfinite(list(got.values())).any()
+
+
+def test_moments_of_a_norm_that_keeps_a_tensor_of_its_last_pass() -> None:
+    class Keeper(nn.BatchNorm1d):
+        def forward(self, input: Tensor) -> Tensor:
+            self.last = super().forward(input)
+            return self.last
+
+    model: Any = build("mlp", depth=1)
+    model.units[0].norm = Keeper(4).double()
+    moment = moment_of(model)
+    moment.update()
+    last = model.units[0].norm.last
+    with undisturbed(model):
+        assert moments(AffineProbe(1).measure(moment), "units.0")["norm_mean_error"] < 1e-12
+    assert last.requires_grad
 
 
 # running
@@ -834,7 +1014,14 @@ def train(make: Callable[[], nn.Module], optimizer_name: str, *, probed: bool) -
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: build("cnn"), lambda: own(NoisyNet), lambda: own(UsersNet)], ids=["cnn", "noisy", "users"]
+    "make",
+    [
+        lambda: build("cnn"),
+        lambda: own(NoisyNet),
+        lambda: own(UsersNet),
+        lambda: build("cnn", norm="noisy_batch"),
+    ],
+    ids=["cnn", "noisy", "users", "noisy norm"],
 )
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_is_bitwise_the_same_with_all_probes_at_every_step(
@@ -878,7 +1065,13 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize(
     ("kind", "passes"),
-    [(GradientProbe, 1), (ActivationProbe, 1), (RunningProbe, 1), *((k, n) for k in PROBES[2:4] for n in (1, 2, 4))],
+    [
+        (GradientProbe, 1),
+        (ActivationProbe, 1),
+        (AffineProbe, 1),
+        (RunningProbe, 1),
+        *((k, n) for k in PROBES[2:4] for n in (1, 2, 4)),
+    ],
 )
 def test_exception_in_the_network_leaves_no_hooks_and_puts_all_back(
     kind: Callable[[int], StepProbe], passes: int

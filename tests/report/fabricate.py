@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bnexp.compose import list_studies, request_from_argv
+from bnexp.catalog import list_studies
+from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
-from bnexp.identity import cell_id, run_id
+from bnexp.identity import canonical_json, cell_id, run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store
-from bnexp.study import declaration_hash
+from bnexp.study import StudySpec, declaration_hash, study_from_dict
 
 CHANCE = 0.1
 Outcome = Callable[[RunConfig], tuple[str, float]]
@@ -72,20 +74,38 @@ def noise(config: RunConfig, spread: float = 0.004) -> float:
 
 
 def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = False) -> None:
-    """Freeze the placement study over these runs, as if it had declared just them."""
-    declaration = list_studies()["placement"].declaration("small")
+    """Freeze the placement study over these runs, as if it had declared just them, or been overridden to be these."""
+    raw = list_studies()["placement"].declaration("small")
     seeds = sorted({config.seed for config in configs})
-    declaration["choose"]["seeds"] = [seed for seed in (0, 1) if seed in seeds]
-    declaration["tiers"]["small"]["axes"] = {
-        "model": list(dict.fromkeys(config.model.name for config in configs)),
-        "model.activation": list(dict.fromkeys(config.model.activation for config in configs)),
-        "lr": sorted({config.lr for config in configs}), "seed": seeds,
-    }  # fmt: skip
-    store.write_study("placement", {
-        "name": "placement", "tier": "small", "declaration": declaration, "hash": declaration_hash(declaration),
-        "exploratory": exploratory, "overrides": ["seed=0,1"] if exploratory else [],
-        "command": "bnexp train -m study=placement", "run_ids": [run_id(config) for config in configs],
-        "arms": {arm: [run_id(c) for c in configs if c.norm.placement == arm] for arm in ("before", "after")},
+    if not exploratory:
+        raw["choose"]["seeds"] = [seed for seed in (0, 1) if seed in seeds]
+        raw["tiers"]["small"]["axes"] = {
+            "model": list(dict.fromkeys(config.model.name for config in configs)),
+            "model.activation": list(dict.fromkeys(config.model.activation for config in configs)),
+            "lr": sorted({config.lr for config in configs}), "seed": seeds,
+        }  # fmt: skip
+        raw["tiers"]["small"]["fixed"].pop("probes")
+    arms = {arm: [c for c in configs if c.norm.placement == arm] for arm in ("before", "after")}
+    freeze(store, "placement", study_from_dict(raw), arms, overrides=["seed=0,1"] if exploratory else [])
+
+
+def freeze(
+    store: Store,
+    key: str,
+    spec: StudySpec,
+    arms: Mapping[str, Sequence[RunConfig]],
+    *,
+    tier: str = "small",
+    overrides: Sequence[str] = (),
+    **more: object,
+) -> None:
+    """study.json as `train` writes it."""
+    declaration = json.loads(canonical_json(spec.declaration(tier)))
+    ids = {arm: list(dict.fromkeys(run_id(config) for config in configs)) for arm, configs in arms.items()}
+    store.write_study(key, {
+        "name": key, "tier": tier, "declaration": declaration, "hash": declaration_hash(declaration),
+        "exploratory": bool(overrides), "overrides": list(overrides), "command": f"bnexp train -m study={spec.name}",
+        "run_ids": list(dict.fromkeys(name for names in ids.values() for name in names)), "arms": ids, **more,
     })  # fmt: skip
 
 

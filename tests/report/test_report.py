@@ -48,7 +48,7 @@ def printed(store: Store, study: str | None) -> str:
 
 def test_table_numbers_are_those_of_an_independent_computation(placement_report: ReportResult) -> None:
     configs = grid(*PLACEMENT)
-    table = pd.read_csv(placement_report.html.parent / "tables" / "differences.csv").set_index("stratum")
+    table = pd.read_csv(placement_report.html.parent / "tables" / "verdicts.csv").set_index("stratum")
     reported = range(2, 8)  # 0 and 1 are tuning seeds
     for model, activation in itertools.product(("cnn", "resnet"), ("relu", "tanh")):
 
@@ -93,8 +93,12 @@ def test_a_diverged_run_counts_and_is_named(placement_report: ReportResult) -> N
 
 def test_readings_follow_the_numbers_both_ways(placement_report: ReportResult) -> None:
     text = " ".join(placement_report.table.split())
-    assert re.search(r"cnn, relu: supported\. after − before: \+[23]\.\d\d points .*on the claimed side and", text)
-    assert re.search(r"cnn, tanh: contradicted\. after − before: −[12]\.\d\d points .*on the other side than", text)
+    assert re.search(
+        r"cnn, relu: supported\. after − before, test accuracy: \+[23]\.\d\d points .*on the claimed side and", text
+    )
+    assert re.search(
+        r"cnn, tanh: contradicted\. after − before, test accuracy: −[12]\.\d\d points .*on the other side than", text
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,8 +168,7 @@ def test_crashed_missing_and_exploratory_are_said(troubled: tuple[Store, ReportR
     verdicts = pd.read_csv(result.html.parent / "tables" / "verdicts.csv")["verdict"]
     assert verdicts.str.startswith("exploratory: ").all()
     assert run_id(grid(*SMALL)[-1]) in html
-    table = pd.read_csv(result.html.parent / "tables" / "differences.csv")
-    assert table["unpaired_seeds"].notna().any()
+    assert pd.read_csv(result.html.parent / "tables" / "verdicts.csv")["incomplete"].notna().any()
 
 
 def test_an_arm_without_tuning_runs_is_said(own_placement: Store) -> None:
@@ -274,7 +277,7 @@ def test_arms_pair_only_where_the_factor_alone_differs(tmp_path: Path) -> None:
     configs = grid("norm=batch,group", "norm.placement=before,after", "model.depth=8", "seed=range(8)")
     write_all(store, configs, lambda c: ("finished", 0.9 + noise(c)))
     write_study(store, configs, exploratory=True)
-    table = tables_of(store, "placement")["differences"]
+    table = tables_of(store, "placement")["verdicts"]
     assert set(zip(table["control"], table["treatment"], strict=True)) == {("before", "after")}
     assert set(table["stratum"]) == {"batch", "group"}
 
@@ -321,9 +324,9 @@ def test_a_study_half_done_keeps_its_arms(tmp_path: Path) -> None:
 def test_a_reading_names_the_runs_at_chance_behind_it(placement_report: ReportResult) -> None:
     text = " ".join(placement_report.table.split())
     assert text.count("Diverged or collapsed: 1 of after, 0 of before, scored at chance") == 2
-    table = pd.read_csv(placement_report.html.parent / "tables" / "differences.csv").set_index("stratum")
-    assert table.loc["resnet, relu", "unhealthy_seeds"] == 5
-    assert table.loc[["cnn, relu", "cnn, tanh"], "unhealthy_seeds"].isna().all()
+    table = pd.read_csv(placement_report.html.parent / "tables" / "verdicts.csv").set_index("stratum")
+    assert table.loc["resnet, relu", "failed_seeds"] == 5
+    assert table.loc[["cnn, relu", "cnn, tanh"], "failed_seeds"].isna().all()
 
 
 def test_the_printed_summary_fits_a_hundred_columns(tmp_path: Path) -> None:
@@ -347,7 +350,7 @@ def test_values_that_round_alike_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_frozen_study_without_its_command_still_reports(tmp_path: Path) -> None:
-    store, configs = Store(tmp_path), grid("norm.placement=before,after", "model.depth=8", "seed=0,2")
+    store, configs = Store(tmp_path), grid("norm.placement=before,after", "model.depth=8", "seed=range(8)")
     write_all(store, configs, placement_outcome)
     write_study(store, configs)
     frozen = store.study("placement")

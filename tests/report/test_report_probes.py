@@ -52,7 +52,8 @@ OF_STEPS = {
     "shift": (LAYERS[1:], ("shift_l2", "shift_cosine", "gradient_norm")),
     "landscape": (("",), ("loss", "loss_min", "loss_max", "gradient_distance_min", "gradient_distance_max",
                           "smoothness")),
-    "affine": (LAYERS[:3], ("gamma_mean", "gamma_std", "beta_mean", "beta_std")),
+    "affine": (LAYERS[:3], ("gamma_mean", "gamma_std", "beta_mean", "beta_std", "norm_mean_error", "norm_std_error",
+                            "output_mean", "output_std_error")),
     "running": (LAYERS[:3], ("mean_distance", "std_distance")),
 }  # fmt: skip
 COST = ("step_seconds", "step_seconds_without_norm", "step_ratio", "saved_mib", "saved_mib_without_norm")
@@ -280,8 +281,8 @@ def test_arms_without_a_norm_are_left_out_of_what_only_norms_have(
     figure, caption = drawn(draw_affine, store, selection)
     assert "n = 3 seeds" in caption
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["batch"]
-    for axis, name in zip(figure.axes, ("gamma", "beta"), strict=True):
-        assert not [line for line in axis.lines if line.get_color() == COLOR["no norm"]]
+    assert not [line for axis in figure.axes for line in axis.lines if line.get_color() == COLOR["no norm"]]
+    for axis, name in zip(figure.axes[:2], ("gamma", "beta"), strict=True):
         x, y = mean_line(axis, "batch")
         means = [np.mean(values(written, "batch", f"{name}_mean", layer=layer, step=200)) for layer in LAYERS[:3]]
         spreads = [np.mean(values(written, "batch", f"{name}_std", layer=layer, step=200)) for layer in LAYERS[:3]]
@@ -290,6 +291,14 @@ def test_arms_without_a_norm_are_left_out_of_what_only_norms_have(
         assert band(axis, "batch") == [
             pytest.approx((mean - spread, mean + spread)) for mean, spread in zip(means, spreads, strict=True)
         ]
+    for axis, name in zip(figure.axes[2:], ("output_mean", "output_std_error"), strict=True):
+        by_seed = [values(written, "batch", name, layer=layer, step=200) for layer in LAYERS[:3]]
+        check_line(axis, "batch", (1, 2, 3), by_seed)
+    largest = written[(written["arm"] == "batch") & written["step"].isin((0, 200))].groupby("quantity")["value"].max()
+    assert (
+        f"Before gamma and beta |mean| of a channel is at most {largest['norm_mean_error']:.1g} (batch) and |SD − 1|, "
+        f"without the share of eps, is at most {largest['norm_std_error']:.1g} (batch)."
+    ) in caption
     figure, _ = drawn(draw_running, store, selection)
     for axis, quantity in zip(figure.axes, ("mean_distance", "std_distance"), strict=True):
         assert not [line for line in axis.lines if line.get_color() == COLOR["no norm"]]

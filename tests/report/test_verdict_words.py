@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fabricate import PLACEMENT, grid, noise, write_all, write_run, write_study
 
-from bnexp.analysis.claims import ClaimVerdict
-from bnexp.analysis.contrasts import Arm, Contrast, paired
+from bnexp.analysis.claims import ClaimVerdict, Reading
+from bnexp.analysis.contrasts import Arm, Contrast, epochs_ratio, paired
 from bnexp.analysis.rule import Rule
 from bnexp.analysis.select import Selection
 from bnexp.analysis.verdicts import Verdict, judge
 from bnexp.errors import ConfigError, StoreError
 from bnexp.report import evaluate, make_report, summarize
-from bnexp.report.verdict_words import verdict_sentence, verdicts_table
+from bnexp.report.verdict_words import flips_table, survival_words, verdict_sentence, verdicts_table
 from bnexp.store import Store
 from bnexp.study import Comparison, Direction
 
@@ -34,11 +36,17 @@ def claim(
     *,
     direction: Direction = "higher",
     margin: float = 0.01,
-    shape: str = "difference",
-    same_lr: dict[float, Verdict] | None = None,
+    readings: dict[Reading, Verdict] | None = None,
+    failed: frozenset[int] = frozenset(),
+    **fields: Any,
 ) -> ClaimVerdict:
-    comparison = Comparison("after", "before", shape, direction, margin)
-    return ClaimVerdict(comparison, "relu", verdict, same_lr or {})
+    known: dict[str, Any] = {"shape": "difference", "treatment": "after", "control": "before", **fields}
+    comparison = Comparison(direction=direction, margin=margin, **{"measure": "test_accuracy", **known})
+    return ClaimVerdict(comparison, "relu", verdict, readings or {}, failed=failed)
+
+
+def at(lr: float) -> Reading:
+    return Reading("learning rate", lr)
 
 
 def verdict_on(mean: float, spread: float = 1.0, direction: Direction = "higher", margin: float = 0.01) -> Verdict:
@@ -60,7 +68,7 @@ def test_sentence_and_row_quote_the_numbers_that_were_judged(
 ) -> None:
     verdict = verdict_on(mean, spread, direction)
     sentence = verdict_sentence(claim(verdict, direction=direction), selection)
-    assert sentence.startswith(f"relu: {outcome}. after − before: ")
+    assert sentence.startswith(f"relu: {outcome}. after − before, test accuracy: ")
     assert why in sentence
     assert verdict.effect is not None
     estimate = verdict.effect.t
@@ -97,14 +105,14 @@ def test_untested_and_invalid_quote_no_number(selection: Selection, outcome: str
         verdict = judge(Contrast({0: 0.9}), Rule("higher", 0.01), gate="the control is no baseline")
     assert verdict.outcome == outcome
     sentence = verdict_sentence(claim(verdict), selection)
-    assert sentence.startswith(f"relu: {outcome}. after − before: {verdict.reason}")
+    assert sentence.startswith(f"relu: {outcome}. after − before, test accuracy: {verdict.reason}")
     assert "points" not in sentence
     assert "[" not in sentence
     if outcome == "untested":
         assert "(seed 0: no before; seed 1: no after; seed 2: no after and no before; " in sentence
         assert sentence.endswith("and 3 more).")
     table = verdicts_table([claim(verdict)], selection)
-    numbers = table.exact[["mean", "t_low", "t_high", "bca_low", "bca_high", "p", "p_holm", "pairing_gain"]]
+    numbers = table.exact[["mean", "t_low", "t_high", "bca_low", "bca_high", "p", "p_holm", "sd", "pairing_gain"]]
     assert numbers.isna().all(axis=None)
     (row,) = table.shown.to_dict("records")
     assert (row["effect [95 %]"], row["p (Holm)"]) == ("—", "—")
@@ -113,45 +121,131 @@ def test_untested_and_invalid_quote_no_number(selection: Selection, outcome: str
 @pytest.mark.parametrize(
     ("margin", "direction", "claimed"),
     [
-        (0.01, "higher", "after − before: higher by 1 point"),
-        (0.02, "lower", "after − before: lower by 2 points"),
-        (0.003, "higher", "after − before: higher by 0.3 points"),
-        (0.01, "same", "after − before: no difference beyond 1 point"),
+        (0.01, "higher", "higher by at least 1 point"),
+        (0.02, "lower", "lower by at least 2 points"),
+        (0.003, "higher", "higher by at least 0.3 points"),
+        (0.01, "same", "no difference beyond 1 point"),
     ],
 )
 def test_what_is_claimed_in_words(selection: Selection, margin: float, direction: Direction, claimed: str) -> None:
     table = verdicts_table([claim(verdict_on(0.0), margin=margin, direction=direction)], selection)
+    assert table.shown["compared"].tolist() == ["after − before, test accuracy"]
     assert table.shown["claimed"].tolist() == [claimed]
 
 
-@pytest.mark.parametrize(("log", "shown"), [(0.5, "×3.2"), (2.5, "×316"), (math.log10(1 / 3), "×0.33")])
-def test_a_ratio_is_shown_as_one(selection: Selection, log: float, shown: str) -> None:
+@pytest.mark.parametrize(("log", "shown"), [(0.5, "×3.16"), (2.5, "×316"), (math.log10(1 / 3), "×0.33")])
+def test_a_reach_is_shown_as_a_factor(selection: Selection, log: float, shown: str) -> None:
     verdict = judge(Contrast(dict.fromkeys(range(6), log)), Rule("higher", math.log10(3)))
-    ratio = claim(verdict, shape="healthy_lr", margin=3.0)
-    sentence = verdict_sentence(ratio, selection)
-    assert f"largest healthy learning rate, after over before: {shown} [" in sentence
+    reach = claim(verdict, margin=3.0, shape="reach", over="lr", failed=frozenset({2}))
+    sentence = verdict_sentence(reach, selection)
+    assert f"largest learning rate that stays healthy, after / before: {shown} [" in sentence
+    assert "excludes 1" in sentence or "includes 1" in sentence
     assert "points" not in sentence
-    (row,) = verdicts_table([ratio], selection).shown.to_dict("records")
-    assert row["claimed"] == "largest healthy learning rate, after over before: higher at least ×3"
+    assert "Diverged" not in sentence  # runs that do are what a reach is made of
+    (row,) = verdicts_table([reach], selection).shown.to_dict("records")
+    assert row["claimed"] == "at least ×3"
     assert row["effect [95 %]"].startswith(f"{shown} [")
 
 
-def test_verdicts_at_the_same_rate_and_failures_are_told(selection: Selection) -> None:
+def test_readings_and_failures_are_told(selection: Selection) -> None:
     chance = {seed: 0.9 + w for seed, w in enumerate(WIGGLE)} | {3: 0.1}
     arms = Arm("after", chance, frozenset({3})), Arm("before", dict.fromkeys(range(6), 0.9))
     verdict = judge(paired(*arms), Rule("higher", 0.01))
-    told = claim(verdict, same_lr={0.03: verdict_on(0.03), 0.1: verdict_on(0.0), 0.3: verdict_on(0.04)})
+    readings = {at(0.03): verdict_on(0.03), at(0.1): verdict_on(0.0), at(0.3): verdict_on(0.04)}
+    readings[Reading("statistics", "precise")] = verdict_on(-0.04)
+    told = claim(verdict, readings=readings, failed=frozenset({3}))
     sentence = verdict_sentence(told, selection)
-    assert "Diverged or collapsed: 1 of after, 0 of before" in sentence
-    assert sentence.endswith("At the same learning rate: supported at 0.03, 0.3; negligible at 0.1.")
+    assert "Diverged or collapsed: 1 of after, 0 of before, scored at chance." in sentence
+    assert "At the same learning rate: supported at 0.03, 0.3; negligible at 0.1." in sentence
+    assert sentence.endswith("Evaluated with other statistics: contradicted with precise.")
     table = verdicts_table([told], selection)
-    assert table.exact["same_lr"].tolist() == ["0.03:supported 0.1:negligible 0.3:supported"]
-    assert table.shown["at the same learning rate"].tolist() == ["supported at 0.03, 0.3; negligible at 0.1"]
+    assert table.exact["otherwise"].tolist() == ["0.03:supported 0.1:negligible 0.3:supported precise:contradicted"]
+    assert table.exact["failed_seeds"].tolist() == ["3"]
+    (row,) = table.shown.to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    assert row["read otherwise"] == "supported at 0.03, 0.3 and negligible at 0.1; contradicted with precise statistics"
+
+
+@pytest.mark.parametrize(
+    ("own", "rates", "statistics", "words"),
+    [
+        (0.03, (0.03, 0.04), (), "survives at all 2 equal rates"),
+        (
+            0.03,
+            (-0.03, 0.0, 0.03),
+            (),
+            "survives at 1 of 3 equal rates, flips to contradicted at 1 and to negligible at 2",
+        ),
+        (-0.03, (0.03, 0.03), (), "survives at none of 2 equal rates, flips to supported at 1, 2"),
+        (0.03, (), (0.03, -0.03), "survives with precise statistics; flips to contradicted with batch statistics"),
+        (0.03, (0.03,), (0.03, 0.03), "survives at all 1 equal rates; survives with precise and batch statistics"),
+    ],
+)
+def test_what_survives_in_words(own: float, rates: Sequence[float], statistics: Sequence[float], words: str) -> None:
+    readings = {at(float(number)): verdict_on(mean) for number, mean in enumerate(rates, start=1)}
+    names = ("precise", "batch")[: len(statistics)]
+    readings |= {Reading("statistics", name): verdict_on(mean) for name, mean in zip(names, statistics, strict=True)}
+    assert survival_words(claim(verdict_on(own), readings=readings)) == words
+
+
+def test_what_an_open_verdict_is_elsewhere_in_words() -> None:
+    for others, words in (
+        ((0.0, 0.0, 9), "open at 1 of 3 equal rates, but negligible at 0, 1"),
+        ((9, 9), "open at all 2 equal rates"),
+        ((0.0,), "negligible at 0"),
+    ):
+        readings = {at(float(n)): verdict_on(0.0, spread or 1.0) for n, spread in enumerate(others)}
+        assert survival_words(claim(verdict_on(0.0, 9), readings=readings)) == words
+
+
+def test_what_was_not_judged_has_nothing_to_survive() -> None:
+    untested = judge(paired(Arm("after", {}), Arm("before", {1: 0.8}), seeds=range(7)), Rule("higher", 0.01))
+    assert survival_words(claim(untested, readings={at(0.1): verdict_on(0.03), at(0.3): verdict_on(0.03)})) == ""
+
+
+def test_the_flips_table_has_a_number_for_each_reading_and_a_row_for_each_verdict(selection: Selection) -> None:
+    readings = {
+        at(0.3): verdict_on(-0.03),
+        at(0.03): verdict_on(0.03),
+        Reading("statistics", "batch"): verdict_on(0.02),
+    }
+    table = flips_table([claim(verdict_on(0.03), readings=readings), claim(verdict_on(0.0))], selection)
+    assert table is not None
+    assert table.exact[["value", "answer"]].to_numpy().tolist() == [
+        [0.3, "flips"], [0.03, "survives"], ["batch", "survives"]
+    ]  # fmt: skip
+    assert table.exact["mean"].tolist() == pytest.approx([-0.03, 0.03, 0.02])
+    first, second = table.shown.to_dict("records")
+    columns = ["own best rate", "both at 0.03", "both at 0.3", "batch statistics"]
+    assert [first[column] for column in columns] == ["supported", "supported", "contradicted", "supported"]
+    assert [second[column] for column in columns] == ["negligible", "", "", ""]
+    assert flips_table([claim(verdict_on(0.03))], selection) is None
+
+
+def test_a_level_and_a_slope_over_arms_count_seeds_and_not_pairs(selection: Selection) -> None:
+    level = claim(verdict_on(0.03), shape="level", control=None, reference=0.5)
+    assert ": +3.00 points [" in verdict_sentence(level, selection)
+    assert ", 6 seeds: the interval excludes a distance of 0 from 50 % on the" in verdict_sentence(level, selection)
+    slope = claim(verdict_on(0.03), shape="slope", treatment=None, control=None, levels=(("a", 2.0), ("b", 4.0)))
+    assert ", 6 seeds: " in verdict_sentence(slope, selection)
+
+
+def test_runs_that_never_got_there_are_said(selection: Selection) -> None:
+    times = {seed: 3.0 + w for seed, w in enumerate(WIGGLE)}
+    late = epochs_ratio(Arm("after", times), Arm("before", times | {3: math.inf}), budget=8)
+    told = claim(
+        judge(late, Rule("lower", math.log(1.25))), direction="lower", margin=1.25, shape="ratio",
+        measure="epochs_to_target", target=0.9, failed=late.failed,
+    )  # fmt: skip
+    sentence = verdict_sentence(told, selection)
+    assert "epochs to 90 % validation accuracy, after / before: ×0." in sentence
+    assert "Never got there: 0 of after, 1 of before." in sentence
 
 
 def test_a_single_pair_is_one_pair(selection: Selection) -> None:
     verdict = judge(Contrast({4: 0.02}), Rule("higher", 0.01))
-    assert "after − before: +2.00 points, 1 pair: under 6 pairs" in verdict_sentence(claim(verdict), selection)
+    sentence = verdict_sentence(claim(verdict), selection)
+    assert "after − before, test accuracy: +2.00 points, 1 pair: under 6 pairs" in sentence
 
 
 def test_a_report_with_a_missing_run_gives_that_stratum_no_number(own_placement: Store) -> None:
@@ -160,10 +254,10 @@ def test_a_report_with_a_missing_run_gives_that_stratum_no_number(own_placement:
     write_run(own_placement, lost, "failed", 0.5)
     result = make_report(own_placement, "placement")
     text = " ".join(result.table.split())
-    assert "cnn, relu: untested. after − before: runs are missing (seed 4: no after)." in text
+    assert "cnn, relu: untested. after − before, test accuracy: runs are missing (seed 4: no after)." in text
     assert "cnn, tanh: contradicted." in text
     html = result.html.read_text()
-    assert "cnn, relu: untested. after − before: runs are missing (seed 4: no after)." in html
+    assert "cnn, relu: untested. after − before, test accuracy: runs are missing (seed 4: no after)." in html
 
 
 def test_a_declaration_changed_after_it_was_frozen_is_refused(own_placement: Store) -> None:

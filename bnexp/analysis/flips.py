@@ -1,0 +1,60 @@
+"""Whether a verdict survives being read otherwise: at one learning rate for both arms, or under other statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bnexp.analysis.claims import ClaimVerdict, Reading
+from bnexp.analysis.verdicts import Outcome
+
+Answer = Literal["survives", "flips", "open"]
+DECIDED: tuple[Outcome, ...] = ("supported", "contradicted", "negligible")
+UNJUDGED: tuple[Outcome, ...] = ("untested", "invalid")
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How a verdict fares in one kind of reading, in one stratum.
+
+    Attributes:
+        survives, open: the learning rates, or the statistics, at which it does.
+        flips: the same -> what the verdict is there.
+    """
+
+    survives: tuple[float | str, ...]
+    flips: Mapping[float | str, Outcome]
+    open: tuple[float | str, ...]
+
+    @property
+    def num(self) -> int:
+        return len(self.survives) + len(self.flips) + len(self.open)
+
+
+def answer_of(own: Outcome, other: Outcome) -> Answer:
+    """What a reading's outcome says of the verdict at own best rates.
+
+    A reading flips it where it decides and decides otherwise, be the verdict decided or not. One that does not decide
+    leaves it open, and so does every reading of what was not judged.
+    """
+    if own in UNJUDGED or other not in DECIDED:
+        return "open"
+    return "survives" if own == other else "flips"
+
+
+def answers(claim: ClaimVerdict) -> dict[Reading, Answer]:
+    """What each reading says."""
+    own = claim.verdict.outcome
+    return {reading: answer_of(own, verdict.outcome) for reading, verdict in claim.readings.items()}
+
+
+def survival(claim: ClaimVerdict, kind: str) -> Survival:
+    """All readings of one kind, `learning rate` or `statistics`, in their order."""
+    found = {reading.value: answer for reading, answer in answers(claim).items() if reading.kind == kind}
+    outcomes = {reading.value: verdict.outcome for reading, verdict in claim.readings.items() if reading.kind == kind}
+    return Survival(
+        survives=tuple(value for value, answer in found.items() if answer == "survives"),
+        flips={value: outcomes[value] for value, answer in found.items() if answer == "flips"},
+        open=tuple(value for value, answer in found.items() if answer == "open"),
+    )

@@ -1,0 +1,333 @@
+"""Measures that are derived from a run's record, history and probes: what each is, to the letter.
+
+A run that failed, be it diverged or collapsed, is scored where there is a rule for it: its accuracies are chance, and
+it never reaches a target. Everything else is nan where it is undefined. That is all of a diverged run but what was
+measured before its first update; of a collapsed run it is what only a network that learned something has: a
+generalization gap, and accuracy to lose. What a run did not measure is nan, never a guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnexp.analysis.frame import UNHEALTHY
+from bnexp.metrics import METRICS, NEEDS_TARGET, metric_of
+from bnexp.store import Store
+
+MOST_DECADES = 38.0  # about what fp32 spans above 1, and below
+LATER = 100  # updates from which on gradients are "later"
+
+Row = Mapping[str, Any]
+Points = Sequence[tuple[float, float]]
+
+
+def column(name: str, target: float | None = None) -> str:
+    """`epochs_to_target@0.9`; of what needs no target, the name alone."""
+    return f"{name}@{target:g}" if target is not None and name in NEEDS_TARGET else name
+
+
+def with_measures(runs: pd.DataFrame, store: Store, wanted: Sequence[tuple[str, float | None]]) -> pd.DataFrame:
+    """The runs with a column for each of these measures; histories and probes are read once, and where needed.
+
+    Args:
+        runs: `Frame.runs`.
+        wanted: pairs of a measure or metric and its target, a fraction; final metrics are there already.
+
+    Raises:
+        KeyError: there is no such measure.
+        ValueError: a measure that needs a target has none.
+    """
+    derived: dict[str, tuple[str, float | None]] = {}
+    for name, target in wanted:
+        if metric_of(name).name not in METRICS or name in OTHERS:
+            derived[column(name, target)] = (name, target)
+        if name in NEEDS_TARGET and target is None:
+            raise ValueError(f"{name} needs a target")
+    found: dict[str, list[float]] = {key: [] for key in derived}
+    for record in runs.to_dict("records"):
+        run = Run({str(key): value for key, value in record.items()}, store)
+        for key, (name, target) in derived.items():
+            found[key].append(_value(run, name, target))
+    return runs.assign(**{key: pd.Series(values, runs.index, dtype="float64") for key, values in found.items()})
+
+
+class Run:
+    """What a run left behind, each file read at most once.
+
+    Attributes:
+        record: config keys and final metrics by name.
+    """
+
+    def __init__(self, record: Row, store: Store) -> None:
+        self.record, self._store = record, store
+        self._probes: dict[str, list[Row]] = {}
+
+    @cached_property
+    def history(self) -> list[Row]:
+        """Its epochs."""
+        return list(self._store.history(self.record["run_id"]))
+
+    def probe(self, name: str) -> list[Row]:
+        """The rows of one probe."""
+        if name not in self._probes:
+            self._probes[name] = list(self._store.probes(self.record["run_id"], name))
+        return self._probes[name]
+
+    def final(self, metric: str) -> float:
+        """A final metric, nan where it has none."""
+        return _number(self.record.get(metric))
+
+
+def _value(run: Run, name: str, target: float | None) -> float:
+    status = run.record["status"]
+    if target is not None and name in NEEDS_TARGET:
+        at_failure = run.final("chance_val_accuracy") if metric_of(name).unit == "fraction" else math.inf
+        return at_failure if status in UNHEALTHY else OF_HISTORY[name](run, target)
+    if name in ACCURACIES:
+        return run.final("chance_test_accuracy") if status in UNHEALTHY else _accuracy(run, ACCURACIES[name])
+    defined = status not in UNDEFINED_AT.get(name, ("diverged",))
+    return OTHERS[name](run) if defined else math.nan
+
+
+# of the history
+
+
+def reading_at(levels: Sequence[float], readings: Sequence[float], target: float) -> float | None:
+    """What is read where the line through the levels first reaches the target; None where it never does.
+
+    Both run straight from one point to the next.
+
+    Args:
+        levels, readings: (n,) finite numbers.
+    """
+    reached = np.flatnonzero(np.asarray(levels) >= target)
+    if not len(reached):
+        return None
+    last = int(reached[0])
+    if last == 0:
+        return readings[0]
+    share = (target - levels[last - 1]) / (levels[last] - levels[last - 1])
+    return readings[last - 1] + share * (readings[last] - readings[last - 1])
+
+
+def epochs_to_target(run: Run, target: float) -> float:
+    """Epochs until validation accuracy reaches the target, from chance at epoch 0; inf if it never does.
+
+    An epoch without validation accuracy is passed over. Nan where the history is lost in part.
+    """
+    known = [(row["epoch"], row["val_accuracy"]) for row in run.history if row.get("val_accuracy") is not None]
+    epochs, levels = zip((0, run.final("chance_val_accuracy")), *known, strict=True)
+    found = reading_at(levels, epochs, target)
+    return found if found is not None else _never(run)
+
+
+def seconds_to_target(run: Run, target: float) -> float:
+    """`epochs_to_target` times the mean seconds of training in an epoch of this run; inf if it never does."""
+    epochs = epochs_to_target(run, target)
+    seconds = [_number(row.get("train_seconds")) for row in run.history]
+    return epochs * float(np.mean(seconds)) if math.isfinite(epochs) else epochs
+
+
+def val_accuracy_at_train(run: Run, target: float) -> float:
+    """Validation accuracy where accuracy on the training batches of an epoch reaches the target; nan if it never does.
+
+    Both go straight from epoch to epoch, from chance at epoch 0.
+    """
+    rows = [row for row in run.history if None not in (row.get("train_accuracy"), row.get("val_accuracy"))]
+    levels = [run.final("chance_train_accuracy"), *(row["train_accuracy"] for row in rows)]
+    readings = [run.final("chance_val_accuracy"), *(row["val_accuracy"] for row in rows)]
+    found = reading_at(levels, readings, target)
+    return math.nan if found is None else found
+
+
+def _never(run: Run) -> float:
+    """Infinite where the history is whole; nothing is known where its end is lost."""
+    done = run.history[-1]["epoch"] if run.history else 0
+    return math.inf if done >= run.record["epochs"] else math.nan
+
+
+# of the probes
+
+
+def generalization_gap(run: Run) -> float:
+    """Final accuracy on train minus that on test."""
+    return run.final("train_accuracy") - run.final("test_accuracy")
+
+
+def shift_l2(run: Run) -> float:
+    """||G − G'|| / ||G||, mean over layers and measured steps; those where it is not finite left out."""
+    changes, norms = _table(run.probe("shift"), "shift_l2"), _table(run.probe("shift"), "gradient_norm")
+    return _mean(_ratio(change, norms.get(key, math.nan)) for key, change in changes.items())
+
+
+def shift_cosine(run: Run) -> float:
+    """Cosine of G and G', mean over layers and measured steps; those where it is not finite left out."""
+    return _mean(_table(run.probe("shift"), "shift_cosine").values())
+
+
+def moment_drift(run: Run) -> float:
+    """|mean − mean one measurement before| / std one before, of the inputs of activations: mean over layers and steps.
+
+    It depends on how many updates lie between two measurements: compare what was measured equally often.
+    """
+    means, stds = _table(run.probe("activations"), "mean"), _table(run.probe("activations"), "std")
+    steps_of: dict[str, list[int]] = {}
+    for layer, step in means:
+        steps_of.setdefault(layer, []).append(step)
+    return _mean(
+        _ratio(abs(means[layer, new] - means[layer, old]), stds.get((layer, old), math.nan))
+        for layer, steps in steps_of.items()
+        for old, new in pairwise(sorted(steps))
+    )
+
+
+def gradient_decades_start(run: Run) -> float:
+    """|log10(gradient norm of the first weight layer / of the last)| before the first update: see `_decades`."""
+    return _mean(value for step, value in _decades(run).items() if step == 0)
+
+
+def gradient_decades_later(run: Run) -> float:
+    """The same, mean over the measured steps from 100 on: see `_decades`."""
+    return _mean(value for step, value in _decades(run).items() if step >= LATER)
+
+
+def _decades(run: Run) -> dict[int, float]:
+    """Step -> |log10(first / last)|, 38 decades at most.
+
+    A gradient that has vanished to 0 or is not finite has no logarithm: where either end has one of these, it counts
+    as 38 decades, about what fp32 spans. A network with a single weight layer has no two ends, and no steps here.
+    """
+    norms = _table(run.probe("gradients"), "gradient_norm")
+    layers = list(dict.fromkeys(layer for layer, _ in norms))
+    if len(layers) < 2:
+        return {}
+    found = {}
+    for step in dict.fromkeys(step for _, step in norms):
+        ends = [norms.get((layer, step), math.nan) for layer in (layers[0], layers[-1])]
+        usable = all(math.isfinite(norm) and norm > 0 for norm in ends)
+        found[step] = min(abs(math.log10(ends[0]) - math.log10(ends[1])), MOST_DECADES) if usable else MOST_DECADES
+    return found
+
+
+def _accuracy(run: Run, statistics: str) -> float:
+    """Test accuracy with these statistics, in fp32."""
+    rows = [row for row in run.probe("statistics") if row["quantity"] == "test_accuracy"]
+    return _mean(_number(row["value"]) for row in rows if row["statistics"] == statistics)
+
+
+def corruption_drop(run: Run) -> float:
+    """(clean − corrupted) / clean of test accuracy with running statistics, mean over corruptions and severities."""
+    return _drop(run, "running", lambda corruption: corruption not in ("none", "fgsm"))
+
+
+def corruption_drop_adapted(run: Run) -> float:
+    """The same with each corrupted batch's own statistics, clean ones too; without running ones there is no other."""
+    kinds = {row["statistics"] for row in run.probe("robustness")}
+    return _drop(run, "batch" if "batch" in kinds else "running", lambda corruption: corruption not in ("none", "fgsm"))
+
+
+def fgsm_drop(run: Run) -> float:
+    """(clean − attacked) / clean of test accuracy with running statistics, mean over the five severities of FGSM."""
+    return _drop(run, "running", lambda corruption: corruption == "fgsm")
+
+
+def _drop(run: Run, statistics: str, chosen: Callable[[str], bool]) -> float:
+    rows = [row for row in run.probe("robustness") if row["statistics"] == statistics]
+    clean = _mean(_number(row["value"]) for row in rows if row["corruption"] == "none")
+    return _mean(_ratio(clean - _number(row["value"]), clean) for row in rows if chosen(row["corruption"]))
+
+
+def step_cost(run: Run) -> float:
+    """Seconds of a training step divided by those of the same network without norm layers, as the probe has it."""
+    return _mean(_number(row["value"]) for row in run.probe("cost") if row["quantity"] == "step_ratio")
+
+
+def norm_mean_error(run: Run) -> float:
+    """Largest |channel mean| before gamma and beta of any norm, at the last measured step."""
+    return max(_last(run, "norm_mean_error"), default=math.nan)
+
+
+def norm_std_error(run: Run) -> float:
+    """Largest |channel std − 1| before gamma and beta of any norm, without what eps takes off; last measured step."""
+    return max(_last(run, "norm_std_error"), default=math.nan)
+
+
+def output_mean(run: Run) -> float:
+    """Root mean square over channels of the mean of a norm's output, mean over norms; last measured step."""
+    return _mean(_last(run, "output_mean"))
+
+
+def output_std_error(run: Run) -> float:
+    """Root mean square over channels of the std − 1 of a norm's output, mean over norms; last measured step."""
+    return _mean(_last(run, "output_std_error"))
+
+
+def _last(run: Run, quantity: str) -> list[float]:
+    """Of each norm, at the last measured step; norms where it is not defined left out."""
+    table = _table(run.probe("affine"), quantity)
+    last = max((step for _, step in table), default=0)
+    return [value for (_, step), value in table.items() if step == last and math.isfinite(value)]
+
+
+def _table(rows: Iterable[Row], quantity: str) -> dict[tuple[str, int], float]:
+    """(layer, step) -> value, in the order of the rows; null is nan."""
+    return {(row["layer"], row["step"]): _number(row["value"]) for row in rows if row["quantity"] == quantity}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _ratio(one: float, other: float) -> float:
+    return one / other if other else math.nan
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Of those that are finite; nan where there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+OF_HISTORY: dict[str, Callable[[Run, float], float]] = {
+    "epochs_to_target": epochs_to_target,
+    "seconds_to_target": seconds_to_target,
+    "val_accuracy_at_train": val_accuracy_at_train,
+}
+ACCURACIES = {"accuracy_running": "running", "accuracy_precise": "precise", "accuracy_batch": "batch"}
+UNDEFINED_AT: dict[str, tuple[str, ...]] = {
+    "gradient_decades_start": (),
+    **dict.fromkeys(("generalization_gap", "corruption_drop", "corruption_drop_adapted", "fgsm_drop"), UNHEALTHY),
+}
+
+
+def images_per_second(run: Run) -> float:
+    """Training images over training seconds, all epochs together; a run records them epoch by epoch."""
+    seconds = np.array([_number(row.get("train_seconds")) for row in run.history])
+    speeds = np.array([_number(row.get("images_per_second")) for row in run.history])
+    return float(speeds @ seconds / seconds.sum()) if len(seconds) else math.nan
+
+
+OTHERS: dict[str, Callable[[Run], float]] = {
+    "images_per_second": images_per_second,
+    "generalization_gap": generalization_gap,
+    "corruption_drop": corruption_drop,
+    "corruption_drop_adapted": corruption_drop_adapted,
+    "fgsm_drop": fgsm_drop,
+    "shift_l2": shift_l2,
+    "shift_cosine": shift_cosine,
+    "moment_drift": moment_drift,
+    "gradient_decades_start": gradient_decades_start,
+    "gradient_decades_later": gradient_decades_later,
+    "step_cost": step_cost,
+    "norm_mean_error": norm_mean_error,
+    "norm_std_error": norm_std_error,
+    "output_mean": output_mean,
+    "output_std_error": output_std_error,
+}

@@ -1,0 +1,99 @@
+"""study.json: what a study declares and which runs are its own, written before the first of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from bnexp.errors import ConfigError
+from bnexp.identity import canonical_json
+from bnexp.planned import Plan, PlannedPart
+from bnexp.request import Request, StudyRequest
+from bnexp.store import Store
+from bnexp.study import declaration_hash
+
+
+def freeze_studies(plan: Plan, request: Request) -> list[str]:
+    """Check every study of a request, then write each one's study.json; the names that they go by on disk.
+
+    Raises:
+        ConfigError: one was started here under another declaration or with other runs, or there is nothing to fork.
+    """
+    frozen = check_studies(plan, request)
+    for key, content in frozen.items():
+        plan.store.write_study(key, content)
+    return list(frozen)
+
+
+def check_studies(plan: Plan, request: Request) -> dict[str, dict[str, Any]]:
+    """What `freeze_studies` would write: the name on disk of each study, and its study.json."""
+    frozen: dict[str, dict[str, Any]] = {}
+    for planned in plan.parts:
+        if planned.part.study is not None:
+            key, content = _freeze(planned, planned.part.study, request, plan.store)
+            frozen[key] = content
+    if request.fork and not any("fork_of" in content for content in frozen.values()):
+        raise _nothing_to_fork(request, plan.store)
+    return frozen
+
+
+def changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """The dotted keys in which two plain values differ; of lists of other lengths, the key of the list."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        pairs = [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, after, strict=True))]
+    else:
+        return [] if before == after else [prefix]
+    return [found for key, old, new in pairs for found in changed_keys(old, new, f"{prefix}.{key}" if prefix else key)]
+
+
+def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: Store) -> tuple[str, dict[str, Any]]:
+    declaration = json.loads(canonical_json(study.spec.declaration(study.tier)))
+    digest, key, fork = declaration_hash(declaration), study.key, {}
+    before = store.study(key)
+    if before is not None and before["hash"] != digest and not study.overrides:
+        changed = changed_keys(before["declaration"], declaration)
+        if not request.fork:
+            raise _changed_since(study, changed, store)
+        key, fork = f"{key}-fork-{digest[:6]}", {"fork_of": study.spec.name, "changed": changed}
+        before = store.study(key)
+    if before is not None and before["run_ids"] != planned.run_ids and not study.overrides:
+        hint = (
+            f"was started in {str(store.root)!r} with other runs: the data, the precision or a default has "
+            "changed since; use another results folder"
+        )
+        raise ConfigError("study", got=study.spec.name, hint=hint)
+    return key, {
+        "name": key,
+        "tier": study.tier,
+        "declaration": declaration,
+        "hash": digest,
+        "exploratory": bool(study.overrides),
+        "overrides": list(study.overrides),
+        "command": shlex.join(["bnexp", "train", *request.argv]),
+        "run_ids": planned.run_ids,
+        "arms": planned.arms,
+        **fork,
+    }
+
+
+def _changed_since(study: StudyRequest, changed: list[str], store: Store) -> ConfigError:
+    shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    hint = (
+        f"was started in {str(store.root)!r} under another declaration ({shown} changed since); give the changed "
+        "study a name of its own, or start it anew beside the old one with --fork"
+    )
+    return ConfigError("study", got=study.spec.name, hint=hint)
+
+
+def _nothing_to_fork(request: Request, store: Store) -> ConfigError:
+    names = ", ".join(study.spec.name for study in request.studies)
+    if any(study.overrides for study in request.studies):
+        hint = "overrides make this study exploratory, which goes by a name of its own already: leave out --fork"
+    elif any(store.study(study.key) for study in request.studies):
+        hint = "no declaration has changed since it was started: leave out --fork"
+    else:
+        hint = f"was not started in {str(store.root)!r}: leave out --fork"
+    return ConfigError("--fork", got=names, hint=hint)

@@ -1,0 +1,211 @@
+"""The runs of a request, merged by identity: how far each is, which of its parts want it, and what executes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bnexp.config import DataConfig, ExecConfig, RunConfig
+from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
+from bnexp.engine.device import resolve_device, resolve_precision
+from bnexp.engine.execute import MEASURED_AFTERWARDS, Worker
+from bnexp.errors import ConfigError
+from bnexp.identity import run_id
+from bnexp.request import Part, Request
+from bnexp.store import Store
+
+State = Literal["done", "measure", "resume", "retry", "todo"]
+Probes = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One distinct run and how far it is.
+
+    Attributes:
+        probes: what to measure of it: what any part that wants it declares, and what the user asks for.
+        part: the first part that wants it.
+    """
+
+    run_id: str
+    config: RunConfig
+    probes: Probes
+    state: State
+    part: Part
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """One part of the request and its distinct runs.
+
+    Attributes:
+        arms: of a study, the run ids of each of its arms.
+        num_shared: runs that another part wants as well.
+    """
+
+    part: Part
+    run_ids: list[str]
+    arms: dict[str, list[str]]
+    num_shared: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The distinct runs of a request, in sweep order, and what executes them.
+
+    Attributes:
+        num_composed: grid points before equal runs were merged (no norm has no placement, for one).
+    """
+
+    runs: tuple[PlannedRun, ...]
+    parts: tuple[PlannedPart, ...]
+    num_composed: int
+    worker: Worker
+    slots: int
+    store: Store
+
+    @property
+    def todo(self) -> list[PlannedRun]:
+        """What is not done, in order."""
+        return [run for run in self.runs if run.state != "done"]
+
+    @property
+    def num_merged(self) -> int:
+        """Grid points that are the same run as an earlier one."""
+        return self.num_composed - len(self.runs)
+
+    def count(self, state: State) -> int:
+        return sum(run.state == state for run in self.runs)
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve, check and look up every run; nothing is trained or written.
+
+    Raises:
+        ConfigError, DataError, RunError: a run could not be executed here as asked.
+    """
+    store = Store(request.exec.results)
+    device = resolve_device(request.exec.device)
+    hosts: dict[DataConfig, HostData] = {}
+    resolved = resolve_runs(request.configs, request.exec, hosts)
+    runs = _merge(request, resolved, store)
+    sweep = len(request.configs) > 1
+    slots = _num_slots(request.exec, device.type) if sweep else 1
+    threads = request.exec.threads or (1 if sweep else _num_cores())
+    worker = Worker(request.exec, device, threads, hosts)
+    return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
+
+
+def resolve_runs(
+    configs: Sequence[RunConfig], exec_config: ExecConfig, hosts: dict[DataConfig, HostData]
+) -> list[tuple[str, RunConfig]]:
+    """The id of each, and the config with precision, the data's fingerprint and plug-ins' code settled.
+
+    Args:
+        hosts: filled with the data sets that had to be read.
+    """
+    device = resolve_device(exec_config.device)
+    raw_hosts: dict[DataConfig, HostData] = {}
+    checked: set[RunConfig] = set()
+    resolved: dict[RunConfig, tuple[str, RunConfig]] = {}
+    for given in dict.fromkeys(configs):
+        if given.data not in raw_hosts:
+            raw_hosts[given.data] = load_host_data(given.data, exec_config.data_root)
+        host = raw_hosts[given.data]
+        config = settle_plugins(settle_where(given, host.images))
+        shape = replace(config, seed=0, lr=1.0, epochs=10**9)  # what shapes do not depend on
+        if shape not in checked:
+            check_network(config, host.images, len(host.split.train))
+            checked.add(shape)
+        config = replace(
+            config,
+            precision=resolve_precision(config, device, host.images.image_size),
+            data=replace(config.data, fingerprint=host.images.fingerprint),
+        )
+        hosts[config.data] = host
+        resolved[given] = (run_id(config), config)
+    return [resolved[config] for config in configs]
+
+
+def _merge(request: Request, resolved: Sequence[tuple[str, RunConfig]], store: Store) -> tuple[PlannedRun, ...]:
+    wanted: dict[str, dict[str, tuple[Mapping[str, Any], Part]]] = {}  # run id -> probe -> its options, and whose
+    first: dict[str, Part] = {}
+    for (name, _), part in zip(resolved, _part_of_each(request), strict=True):
+        first.setdefault(name, part)
+        probes = wanted.setdefault(name, {})
+        for probe, options in part.probes.items():
+            other, whose = probes.setdefault(probe, (options, part))
+            if other != options:
+                raise _disagreement(probe, {_name(whose): other, _name(part): options})
+    runs = []
+    for name, config in dict(resolved).items():
+        declared = {probe: options for probe, (options, _) in wanted[name].items()}
+        probes_of_run = {**request.exec.probes, **declared}
+        runs.append(PlannedRun(name, config, probes_of_run, _state(store, name, probes_of_run), first[name]))
+    return tuple(runs)
+
+
+def _disagreement(probe: str, options: Mapping[str, Mapping[str, Any]]) -> ConfigError:
+    told = [f"{name} ({', '.join(f'{key}={value}' for key, value in own.items())})" for name, own in options.items()]
+    hint = f"studies {' and '.join(told)} share runs and want it with different options: ask for them one at a time, "
+    return ConfigError(
+        f"probes.{probe}", got=" and ".join(options), hint=f"{hint}each with a results folder of its own"
+    )
+
+
+def _name(part: Part) -> str:
+    return part.study.spec.name if part.study else ""
+
+
+def _part_of_each(request: Request) -> list[Part]:
+    """The part of every composed run."""
+    return [part for part in request.parts for _ in part.configs]
+
+
+def _planned_parts(request: Request, resolved: Sequence[tuple[str, RunConfig]]) -> tuple[PlannedPart, ...]:
+    ids = iter(name for name, _ in resolved)
+    of_parts = [[next(ids) for _ in part.configs] for part in request.parts]
+    num_wanting: dict[str, int] = {}
+    for name in (name for names in of_parts for name in dict.fromkeys(names)):
+        num_wanting[name] = num_wanting.get(name, 0) + 1
+    planned = []
+    for part, names in zip(request.parts, of_parts, strict=True):
+        arms: dict[str, dict[str, None]] = {arm: {} for arm in part.arms}
+        for arm, name in zip(part.arms, names, strict=bool(part.arms)):
+            arms[arm][name] = None  # a dict, for equal grid points of one arm are one run
+        distinct = list(dict.fromkeys(names))
+        num_shared = sum(num_wanting[name] > 1 for name in distinct)
+        planned.append(PlannedPart(part, distinct, {arm: list(own) for arm, own in arms.items()}, num_shared))
+    return tuple(planned)
+
+
+def _state(store: Store, name: str, probes: Probes) -> State:
+    record = store.record(name)
+    if record is not None and record.has_ended_with(probes):
+        return "done"
+    if record is not None and record.status != "failed":
+        has_weights = record.status == "diverged" or store.weights_path(name).exists()
+        if has_weights and set(record.unmeasured(probes)) <= MEASURED_AFTERWARDS:
+            return "measure"
+    if store.checkpoint_path(name).exists():
+        return "resume"
+    return "retry" if record is not None and record.status == "failed" else "todo"
+
+
+def _num_slots(config: ExecConfig, device_type: str) -> int:
+    if config.executor == "serial":
+        return 1
+    if config.slots is not None:
+        return config.slots
+    if device_type == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return _num_cores()
+
+
+def _num_cores() -> int:
+    """The cores that this process may use, which in a container or a job are not all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

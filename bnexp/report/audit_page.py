@@ -1,0 +1,119 @@
+"""The page of the audit: the table of all claims, then a section for each study that was judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bnexp.report import flip_figure, verdict_figure
+from bnexp.report.audit_data import Audit, Entry
+from bnexp.report.audit_words import (
+    NO_VERDICT,
+    NOT_STARTED,
+    entry_word,
+    gates,
+    label,
+    left_out,
+    meaning,
+    primary_effect,
+    primary_pairs,
+    tally,
+    texts_words,
+    verdict_word,
+)
+from bnexp.report.effect_words import compared
+from bnexp.report.figures import CLAIM_FIGURES, FigureFile
+from bnexp.report.page import environments_of, inline_svg, template
+from bnexp.report.tables import arms_table
+from bnexp.report.verdict_words import verdict_sentence
+from bnexp.report.words import fixed_words, notes
+
+HOW_TO_READ = (verdict_figure.HOW_TO_READ, flip_figure.HOW_TO_READ)
+GLOSSARY = (
+    ("supported", "The seeds place the effect on the claimed side, and on average it is as large as what was declared "
+     "to matter (the margin); for claims of no difference: it is surely smaller than that."),
+    ("contradicted", "The same, on the other side; for claims of no difference: there is one that matters."),
+    ("negligible", "Whatever effect there is, it is surely smaller than the margin: two one-sided tests say so."),
+    ("inconclusive", "The seeds do not decide it. The section says how many would."),
+    ("mixed", "Not all comparisons of the study, or not all strata, came out alike."),
+    ("untested", "Runs are missing, so no number is given."),
+    ("invalid", "What it is compared with is no fair baseline, so no number is given."),
+    (NO_VERDICT, "What lies in the results folder does not fit together; the row says how."),
+    (NOT_STARTED, "No run was asked for yet."),
+)  # fmt: skip
+
+
+def render_audit(audit: Audit, figures: Sequence[FigureFile], figure_folder: Path) -> str:
+    """The HTML text, with every figure inline."""
+    drawn = {figure.name: figure for figure in figures}
+    tiers = [
+        {
+            "name": tier,
+            "tally": tally((entry for entry in entries if entry.ours), primary=True),
+            "num_claims": sum(entry.ours for entry in entries),
+            "num_judged": sum(bool(entry.claims) for entry in entries if entry.ours),
+            "num_agreed": sum(
+                ":" not in verdict_word(entry.claims) for entry in entries if entry.ours and entry.claims
+            ),
+            "rows": [_row(entry, drawn, figure_folder) for entry in entries],
+        }
+        for tier, entries in audit.tiers.items()
+    ]
+    used = {entry_word(entry).partition(":")[0] for entry in audit.entries}
+    used |= {claim.verdict.outcome for entry in audit.entries for claim in entry.claims}
+    texts = {text for entry in audit.entries for text in (*entry.spec.sources, *entry.spec.against)}
+    return template("audit.html.j2").render(
+        name="audit",
+        tiers=tiers,
+        glossary=[(word, words) for word, words in GLOSSARY if word in used],
+        files={label(text): text for text in sorted(texts)},
+        asides=audit.asides,
+        how_to_read=HOW_TO_READ,
+        label=label,
+    )
+
+
+def _row(entry: Entry, drawn: dict[str, FigureFile], figure_folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": entry.key, "spec": entry.spec, "ours": entry.ours, "texts": texts_words(entry.spec),
+        "verdict": entry_word(entry), "judged": entry.judged is not None, "changed": entry.changed,
+    }  # fmt: skip
+    if entry.judged is None:
+        return row
+    judged, selection = entry.judged, entry.judged.selection
+    own = [name for kind, _, _ in CLAIM_FIGURES if (name := f"{entry.key}-{kind}") in drawn]
+    return {
+        **row,
+        "compared": compared(entry.spec.comparisons[0]),
+        "primary": entry_word(entry, primary=True),
+        "num": len(entry.claims),
+        "effect": [_unbroken(line) for line in primary_effect(entry)],
+        "pairs": primary_pairs(entry),
+        "gates": gates(entry),
+        "meaning": meaning(entry),
+        "figures": [(_captioned_once(drawn[name]), inline_svg(figure_folder / f"{name}.svg", name)) for name in own],
+        "readings": [verdict_sentence(claim, selection) for claim in entry.claims],
+        "arms": arms_table(selection),
+        "left_out": left_out(entry),
+        "remarks": notes(selection, corrected=True),
+        "frozen": judged.frozen,
+        "statuses": judged.frame.runs["status"].value_counts().to_dict(),
+        "fixed": fixed_words(selection).removeprefix("Fixed: "),
+        "environments": environments_of(judged.frame),
+    }
+
+
+def _captioned_once(figure: FigureFile) -> FigureFile:
+    """Without what the page says once for all figures."""
+    caption = figure.caption
+    for words in HOW_TO_READ:
+        caption = caption.removeprefix(words).lstrip()
+    return replace(figure, caption=caption)
+
+
+def _unbroken(line: str) -> str:
+    """With intervals that no line break parts."""
+    return re.sub(r"\[.*?\]", lambda interval: interval.group().replace(" ", "\u00a0"), line)

@@ -1,0 +1,159 @@
+"""What the audit says of a study in words, by rule: they would say the opposite if the verdicts did."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.flips import UNJUDGED, answers
+from bnexp.report.audit_data import Entry
+from bnexp.report.effect_words import compared, scale_of
+from bnexp.report.verdict_words import effect_words, survival_words
+from bnexp.report.words import count
+from bnexp.study import StudySpec
+
+NOT_STARTED, NO_VERDICT = "not started", "cannot be judged"
+FEW = 3  # strata that are told one by one
+
+
+def verdict_word(claims: Sequence[ClaimVerdict]) -> str:
+    """One word where all verdicts agree, else `mixed: 2 supported, 1 inconclusive`, the primary comparison's first."""
+    counts = Counter(claim.outcome for claim in claims)  # in the order in which they come
+    if len(counts) == 1:
+        return next(iter(counts))
+    return f"mixed: {', '.join(f'{number} {outcome}' for outcome, number in counts.items())}"
+
+
+def entry_word(entry: Entry, *, primary: bool = False) -> str:
+    """The verdict of a row, or of its primary comparison alone, or why there is none."""
+    if entry.problem:
+        return f"{NO_VERDICT}: {entry.problem}"
+    return verdict_word(entry.primary if primary else entry.claims) if entry.claims else NOT_STARTED
+
+
+def primary_effect(entry: Entry) -> list[str]:
+    """The primary comparison's effect with its interval in each stratum; of many strata the range, never a pool."""
+    judged = [claim for claim in entry.primary if claim.verdict.effect]
+    if not judged:
+        return ["—"]
+    if len(entry.primary) <= FEW:
+        return [_in_stratum(claim.stratum, effect_words(claim)) for claim in entry.primary]
+    scale = scale_of(entry.spec.comparisons[0])
+    means = sorted(claim.verdict.effect.t.mean for claim in judged if claim.verdict.effect)
+    unit = f" {scale.unit}" if scale.unit else ""
+    return [f"from {scale.number(means[0])} to {scale.number(means[-1])}{unit} over {len(judged)} strata"]
+
+
+def primary_pairs(entry: Entry) -> str:
+    """`8`, or `6 to 8`, pairs of the primary comparison."""
+    numbers = sorted({claim.verdict.num_pairs for claim in entry.primary if claim.verdict.effect})
+    return "—" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def gates(entry: Entry) -> list[str]:
+    """Whether the primary comparison's verdicts survive being read otherwise, stratum by stratum."""
+    read = [claim for claim in entry.primary if claim.readings and claim.verdict.outcome not in UNJUDGED]
+    if not read:
+        return ["—"]
+    if len(entry.primary) <= FEW:
+        return [_in_stratum(claim.stratum, survival_words(claim)) for claim in read]
+    flipped = [claim for claim in read if "flips" in answers(claim).values()]
+    if flipped:
+        named = "; ".join(claim.stratum for claim in flipped[:FEW])
+        more = f" and {len(flipped) - FEW} more" if len(flipped) > FEW else ""
+        return [f"flips in {len(flipped)} of {len(read)} strata: {named}{more}"]
+    whole = sum(set(answers(claim).values()) == {"survives"} for claim in read)
+    return [f"flips in none of {len(read)} strata, survives every reading in {whole or 'none'}"]
+
+
+def meaning(entry: Entry) -> list[str]:
+    """What it means for which text: a sentence for each outcome of the primary comparison, then the others'."""
+    strata: dict[str, list[ClaimVerdict]] = {}
+    for claim in entry.primary:
+        strata.setdefault(claim.verdict.outcome, []).append(claim)
+    sentences = []
+    for outcome, claims in strata.items():
+        where = "On these data and networks"
+        if len(strata) > 1:
+            named = "; ".join(claim.stratum for claim in claims)
+            where = f"In {len(claims)} of {len(entry.primary)} strata ({named})"
+        sentences.append(f"{where} {_means(outcome, entry.spec, claims[0])}.")
+    for comparison in entry.spec.comparisons[1:]:
+        own = [claim for claim in entry.claims if claim.comparison == comparison]
+        sentences += [f"Beside it, {compared(comparison)}: {verdict_word(own)}."] if own else []
+    return sentences
+
+
+def label(text: str) -> str:
+    """`S0` for `000_38d31ce5589bc0f3`; a text that is not numbered keeps its name."""
+    number = re.match(r"(\d+)_", text)
+    return f"S{int(number.group(1))}" if number else text
+
+
+def texts_words(spec: StudySpec) -> str:
+    """`S0, S1; against: S3`."""
+    own, other = (", ".join(map(label, side)) for side in (spec.sources, spec.against))
+    return f"{own or '—'}; against: {other}" if other else own or "—"
+
+
+def left_out(entry: Entry) -> list[str]:
+    """What is in no number of the study: crashed, missing and undeclared runs."""
+    if entry.judged is None:
+        return []
+    frame, found = entry.judged.frame, []
+    if frame.failed:
+        found.append(f"{count(len(frame.failed), 'run')} crashed: in no number; the same command tries again.")
+    if frame.missing:
+        found.append(f"{count(len(frame.missing), 'declared run')} without a record: not run yet, or not to the end.")
+    undeclared = sorted({seed for claim in entry.claims for seed in claim.verdict.undeclared})
+    if undeclared:
+        found.append(f"Seeds that were not declared: {', '.join(map(str, undeclared))}.")
+    return found or ["No declared run is missing, and none has crashed."]
+
+
+def tally(entries: Iterable[Entry], *, primary: bool = False) -> dict[str, int]:
+    """Outcome, `mixed`, `not started` or `cannot be judged` -> how many studies; in the order of a verdict's words."""
+    order = ("supported", "contradicted", "negligible", "inconclusive", "mixed", "untested", "invalid", NO_VERDICT,
+             NOT_STARTED)  # fmt: skip
+    counts = Counter(entry_word(entry, primary=primary).partition(":")[0] for entry in entries)
+    return {word: counts[word] for word in order if counts[word]}
+
+
+def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
+    own, other = say(spec.sources) or "the claim", say(spec.against)
+    both = say([*spec.sources, *spec.against]) or "the claim"
+    match outcome:
+        case "supported":
+            as_they_say = f", as {_says(spec.sources)}" if spec.sources else ""
+            return f"the claim holds{as_they_say}" + (
+                f", and not the opposite, as {_says(spec.against)}" if other else ""
+            )
+        case "contradicted":
+            found = (
+                "there is a difference that matters" if claim.comparison.direction == "same" else "the opposite holds"
+            )
+            return f"{found}: this speaks against {own}" + (f" and for {other}" if other else "")
+        case "negligible":
+            return f"the effect is too small to matter: this speaks against {own}" + (
+                f", and does not bear out {other}" if other else ""
+            )
+        case "inconclusive":
+            return f"the question is open: these runs neither bear out nor refute {both}"
+        case _:
+            return f"nothing can be said about {both}: {claim.verdict.reason}"
+
+
+def _says(texts: Mapping[str, str]) -> str:
+    return f"{say(texts)} {'says' if len(texts) == 1 else 'say'}"
+
+
+def say(texts: Mapping[str, str] | Sequence[str]) -> str:
+    """`S0, S1 and S3`; empty where there is none."""
+    *others, last = ["", *(label(text) for text in texts)]
+    return f"{', '.join(others[1:])} and {last}" if len(others) > 1 else last
+
+
+def _in_stratum(stratum: str, words: str) -> str:
+    return f"{stratum}: {words}" if stratum else words

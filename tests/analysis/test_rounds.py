@@ -1,0 +1,235 @@
+"""Studies that add seeds in rounds: what each look sees, what stands, what stops, and how often all of it errs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import CHANCE, TUNING, Ended, Outcome, Run, selected, study, two_arms, whole, without
+from scipy import stats as scipy_stats
+
+from bnexp.analysis import verdicts
+from bnexp.analysis.claims import ClaimVerdict, Declared, judge_study
+from bnexp.analysis.contrasts import Arm, paired
+from bnexp.analysis.rounds import Rounds, judge_look, judge_rounds
+from bnexp.analysis.rule import Rule
+from bnexp.analysis.sequential import default_looks, plan_looks, settle, should_stop
+from bnexp.analysis.verdicts import Verdict
+from bnexp.study import StudySpec
+
+REPORTED = tuple(range(2, 12))  # ten
+LOOKS = plan_looks([6, 8, 10])
+ALL_SEEDS = [*TUNING, *REPORTED]
+LOUD = dict(zip(REPORTED, (1.0, -1.2, 0.3, 0.8, -0.9, 0.0, 1.4, -1.5, 0.6, -0.5), strict=True))
+
+
+def ten(*comparisons: dict[str, Any], **options: Any) -> StudySpec:
+    return study(*comparisons, seeds=ALL_SEEDS, **options)
+
+
+def after(num: int, outcome: Outcome) -> Outcome:
+    """When so many of the reported seeds have run."""
+    return without(outcome, lambda run: run.seed in REPORTED[num:])
+
+
+def rounds(spec: StudySpec, outcome: Outcome) -> Rounds:
+    return judge_rounds(selected(spec, outcome), spec, whole(spec), LOOKS)
+
+
+def arms(effect: float, spread: float) -> Outcome:
+    def outcome(run: Run) -> Ended:
+        gain = effect + spread * LOUD.get(run.seed, 0.0) if run.arm == "batch" else 0.0
+        return "finished", 0.7 + gain + 0.05 * (run.lr == 0.3)
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("num", "looks"), [(6, (6,)), (7, (6, 7)), (8, (6, 8)), (9, (6, 8, 9)), (10, (6, 8, 10)), (13, (6, 8, 10, 12, 13))]
+)
+def test_default_looks_are_at_six_and_every_second_seed(num: int, looks: tuple[int, ...]) -> None:
+    assert default_looks(num) == looks
+    assert plan_looks(default_looks(num))[-1].last
+
+
+def test_five_seeds_have_no_look() -> None:
+    with pytest.raises(ValueError, match="6 pairs"):
+        plan_looks(default_looks(5))
+
+
+def test_what_is_decided_at_the_first_look_stops_there_whatever_ran_later() -> None:
+    spec = ten()
+    for num in (6, 7, 10):
+        claims, number, stop = rounds(spec, after(num, arms(0.05, 0.005)))
+        (claim,) = claims
+        assert (claim.outcome, claim.look, claim.verdict.num_pairs, number, stop) == ("supported", 1, 6, 1, True)
+        assert claim.verdict.undeclared == ()
+        assert set(claim.values) == set(REPORTED[:6])
+        effect = claim.verdict.effect
+        assert effect is not None
+        interval = scipy_stats.ttest_1samp(list(claim.values.values()), 0).confidence_interval(1 - LOOKS[0].alpha)
+        assert (effect.t.low, effect.t.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_what_is_open_goes_on_to_the_last_look() -> None:
+    outcome = arms(0.0, 0.02)
+    for num, at in ((6, 1), (8, 2), (10, 3)):
+        claims, number, stop = rounds(ten(), after(num, outcome))
+        (claim,) = claims
+        assert (claim.outcome, claim.verdict.num_pairs, claim.look) == ("inconclusive", num, at)
+        assert (number, stop) == (at, num == 10)
+
+
+def test_the_first_decision_stands_for_each_comparison_and_stratum_by_itself() -> None:
+    axes = {"model.activation": ["relu", "tanh"]}
+
+    def outcome(run: Run) -> Ended:
+        if run.at == ("tanh",):
+            return arms(0.0, 0.02)(run)  # open to the end
+        late = run.seed in REPORTED[6:]  # relu: clear at first, and the other way round later
+        return arms(-0.5 if late else 0.05, 0.003)(run)
+
+    spec = ten(axes=axes)
+    claims, number, stop = rounds(spec, outcome)
+    assert [(claim.stratum, claim.outcome, claim.look) for claim in claims] == [
+        ("relu", "supported", 1), ("tanh", "inconclusive", 3),
+    ]  # fmt: skip
+    assert [claim.verdict.num_pairs for claim in claims] == [6, 10]
+    assert (number, stop) == (3, True)
+    plain = judge_study(selected(spec, outcome), spec, declared=whole(spec))
+    assert plain[0].outcome != "supported"  # at all ten seeds it would not be
+
+
+def test_a_look_is_judged_at_its_own_alpha() -> None:
+    spec = ten()
+    selection = selected(spec, arms(0.03, 0.0295))
+    once = judge_study(selection, spec, declared=replace(whole(spec), seeds=REPORTED[:6]))
+    assert once[0].verdict.effect is not None
+    assert LOOKS[0].alpha == pytest.approx(0.03)
+    assert 0.03 < once[0].verdict.effect.p < 0.05
+    assert once[0].outcome == "supported"
+    (first,) = judge_look(selection, spec, whole(spec), LOOKS[0])
+    assert first.outcome == "inconclusive"
+
+
+@pytest.mark.parametrize("instead", [None, "collapsed"])
+def test_a_look_that_has_begun_and_lacks_runs_ends_the_sequence(instead: str | None) -> None:
+    outcome = without(arms(0.0, 0.02), lambda run: run.arm == "none" and run.seed == REPORTED[7], instead)
+    claims, number, stop = rounds(ten(), outcome)
+    if instead:  # a failed run is data, and no run is missing
+        assert (claims[0].look, number, stop) == (3, 3, True)
+        return
+    (claim,) = claims
+    assert (claim.outcome, claim.verdict.effect, claim.look) == ("untested", None, 2)
+    assert claim.verdict.incomplete == (f"seed {REPORTED[7]}: no none",)
+    assert (number, stop) == (1, False)  # the runs of the second look come next
+
+
+def test_what_was_decided_stands_where_a_later_look_lacks_runs() -> None:
+    def outcome(run: Run) -> Ended:
+        return arms(0.05, 0.003)(run) if run.at == ("relu",) else arms(0.0, 0.02)(run)
+
+    lost = without(outcome, lambda run: run.arm == "none" and run.seed == REPORTED[7])
+    claims, number, stop = rounds(ten(axes={"model.activation": ["relu", "tanh"]}), lost)
+    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("untested", 2)]
+    assert (number, stop) == (1, False)
+
+
+@pytest.mark.parametrize("lacking", [lambda run: run.seed == REPORTED[2] and run.arm == "none",
+                                     lambda run: run.seed == TUNING[1]])  # fmt: skip
+def test_a_first_look_that_lacks_runs_is_untested_and_nothing_later_is_judged(lacking: Any) -> None:
+    claims, number, stop = rounds(ten(), without(arms(0.05, 0.003), lacking))
+    assert [(claim.outcome, claim.verdict.effect, claim.look) for claim in claims] == [("untested", None, 1)]
+    assert (number, stop) == (0, False)
+
+
+def test_strata_of_which_nothing_has_run_are_waited_for() -> None:
+    spec = ten(axes={"model.activation": ["relu", "tanh"]})
+    claims, number, stop = rounds(spec, without(arms(0.05, 0.003), lambda run: run.at == ("tanh",)))
+    assert [(claim.stratum, claim.outcome) for claim in claims] == [("", "supported"), ("1 more stratum", "untested")]
+    assert (number, stop) == (0, False)
+
+
+def test_a_measure_without_a_value_is_not_waited_for() -> None:
+    spec = ten({}, {"measure": "shift_l2", "margin": 0.1})
+
+    def outcome(run: Run) -> Ended:
+        ended: Any = arms(0.05, 0.003)(run)
+        shift = math.nan if run.seed == REPORTED[1] and run.arm == "none" else 1.0
+        return "finished", {"accuracy": ended[1], "shift_l2": shift}
+
+    claims, number, stop = rounds(spec, outcome)
+    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("untested", 1)]
+    assert (number, stop) == (1, True)  # no seed that is added gives that one a value
+    undefined = Verdict("untested", "", None, 6, undefined=True)
+    missing = replace(undefined, undefined=False)
+    assert should_stop(LOOKS[0], {"a": undefined})
+    assert not should_stop(LOOKS[2], {"a": undefined, "b": missing})
+    assert settle({"a": undefined}, {"a": missing}) == {"a": missing}
+
+
+def test_an_invalid_study_stops() -> None:
+    claims, number, stop = rounds(ten(), lambda run: ("diverged", CHANCE))
+    assert ([claim.outcome for claim in claims], number, stop) == (["invalid"], 1, True)
+
+
+def test_own_best_rates_are_the_same_at_every_look() -> None:
+    # later seeds would choose another rate, and have no say
+    def outcome(run: Run) -> Ended:
+        best = 0.3 if run.seed in (*TUNING, *REPORTED[:6]) else 1.0
+        return "finished", 0.7 + 0.1 * (run.lr == best) + (run.arm == "batch") * 0.02 * LOUD.get(run.seed, 0.0)
+
+    spec = ten()
+    selection = selected(spec, outcome)
+    for look in LOOKS:
+        (claim,) = judge_look(selection, spec, whole(spec), look)
+        kept = REPORTED[: look.num_pairs]
+        assert claim.values == pytest.approx({seed: 0.02 * LOUD[seed] for seed in kept})
+
+
+def test_more_seeds_than_are_declared_cannot_be_looked_at() -> None:
+    spec = study()  # eight reported
+    with pytest.raises(ValueError, match="up to 10 of 8"):
+        judge_rounds(selected(spec, two_arms(0.0)), spec, whole(spec), LOOKS)
+
+
+@pytest.mark.parametrize("spending", [True, False])
+def test_a_study_of_arms_that_are_the_same_errs_in_one_of_twenty_over_all_its_looks(
+    spending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two comparisons of equal arms, eight looks: any error in any of them counts.
+
+    300 studies that err in 5 % show at most 8 % of errors, 99 times of 100. Looking eight times at 5 % errs in more.
+    """
+    num_studies, reported = 300, tuple(range(20))
+    spec = study({}, {"treatment": "group"}, arms=("none", "batch", "group"), rates=[0.1], seeds=[*reported, 20],
+                 choose={"factor": "lr", "metric": "val_accuracy", "seeds": [20]})  # fmt: skip
+    selection = selected(spec, lambda run: ("finished", 0.5))
+    looks = plan_looks(default_looks(20))
+    looks = looks if spending else tuple(replace(look, alpha=0.05) for look in looks)
+    scores: dict[str, dict[int, float]] = {}
+
+    # finding the runs and what is only shown take nearly all of the time, and are tested elsewhere
+    def judge(selection: Any, study: StudySpec, *, declared: Declared, alpha: float) -> list[ClaimVerdict]:
+        arms = {arm: Arm(arm, {seed: scores[arm][seed] for seed in declared.seeds}) for arm in scores}
+        rule = Rule("higher", 1e-4, alpha=alpha)
+        family = {
+            c.treatment: verdicts.Comparison(paired(arms[str(c.treatment)], arms["none"]), rule)
+            for c in study.comparisons
+        }
+        judged = verdicts.judge_family({str(name): case for name, case in family.items()})
+        return [ClaimVerdict(comparison, "", judged[str(comparison.treatment)]) for comparison in study.comparisons]
+
+    monkeypatch.setattr("bnexp.analysis.rounds.judge_study", judge)
+    monkeypatch.setattr(verdicts, "bootstrap_interval", lambda values, **options: verdicts.mean_interval(values))
+    monkeypatch.setattr(verdicts, "_needed", lambda *arguments: None)
+    rng, errors = np.random.default_rng(0), 0
+    for _ in range(num_studies):
+        scores |= {arm: dict(enumerate(rng.standard_normal(20))) for arm in spec.arms}
+        claims, _, stop = judge_rounds(selection, spec, whole(spec), looks)
+        assert stop
+        errors += any(claim.outcome in ("supported", "contradicted") for claim in claims)
+    assert (errors <= scipy_stats.binom.ppf(0.99, num_studies, 0.05)) == spending, f"{errors} of {num_studies} erred"
