@@ -36,9 +36,12 @@ def config_root() -> Path:
 
 
 def groups(config_dir: Path | None) -> set[str]:
-    """The config groups, studies left out: they are no part of a run."""
+    """The config groups, studies left out: they are no part of a run.
+
+    A folder of the user's without YAML files is none: results/ may lie beside study/.
+    """
     roots = [config_root(), *([] if config_dir is None else [config_dir])]
-    return {path.name for root in roots for path in root.iterdir() if path.is_dir()} - {"study"}
+    return {path.parent.name for root in roots for path in root.glob("*/*.yaml")} - {"study"}
 
 
 def split_config_dir(argv: Sequence[str]) -> tuple[Path | None, list[str]]:

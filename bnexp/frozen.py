@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from bnexp.analysis.sequential import default_looks
 from bnexp.errors import ConfigError
 from bnexp.identity import canonical_json
 from bnexp.planned import Plan, PlannedPart
@@ -49,6 +50,11 @@ def changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
     return [found for key, old, new in pairs for found in changed_keys(old, new, f"{prefix}.{key}" if prefix else key)]
 
 
+def looks_of(study: StudyRequest) -> tuple[int, ...]:
+    """The numbers of reported seeds at which a study that stops when it is decided is judged."""
+    return default_looks(len(study.spec.seeds(study.tier)))
+
+
 def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: Store) -> tuple[str, dict[str, Any]]:
     declaration = json.loads(canonical_json(study.spec.declaration(study.tier)))
     digest, key, fork = declaration_hash(declaration), study.key, {}
@@ -75,6 +81,7 @@ def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: 
         "command": shlex.join(["bnexp", "train", *request.argv]),
         "run_ids": planned.run_ids,
         "arms": planned.arms,
+        **({"looks": list(looks_of(study))} if study.stop_decided else {}),
         **fork,
     }
 

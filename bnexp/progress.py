@@ -87,11 +87,18 @@ def print_opening(plan: Plan, request: Request) -> None:
         print(line)
 
 
-def print_summary(plan: Plan, records: Mapping[str, RunRecord], request: Request, studies: Sequence[str]) -> None:
+def print_summary(
+    plan: Plan,
+    records: Mapping[str, RunRecord],
+    asked: Sequence[PlannedRun],
+    request: Request,
+    studies: Sequence[str],
+) -> None:
     """What was executed, what failed, and where to look.
 
     Args:
         records: run id -> record, of what ended now.
+        asked: the runs that were to be executed now.
         studies: their names on disk.
     """
     if len(plan.runs) == 1 and not records:
@@ -100,11 +107,12 @@ def print_summary(plan: Plan, records: Mapping[str, RunRecord], request: Request
             print(f"{record.run_id}  already done: {ending(record)}")
     elif len(plan.runs) > 1:
         ended: Counter[str] = Counter(record.status for record in records.values())
-        left = len(plan.todo) - len(records)
+        left, spared = len(asked) - len(records), len(plan.todo) - len(asked)
         ended.update({"left to another process": left} if left else {})
+        ended.update({"not needed": spared} if spared else {})
         told = ", ".join(f"{count} {status}" for status, count in sorted(ended.items())) or "nothing left to train"
         print(f"{len(plan.runs)} runs: {plan.count('done')} were done before, now {told}")
-    for run in plan.todo:
+    for run in asked:
         record = records.get(run.run_id)
         if record is not None and record.status == "failed":
             print(f"failed: {described(run, plan) or run.run_id}: {record.error}", file=sys.stderr)

@@ -17,16 +17,19 @@ class StudyRequest:
 
     Attributes:
         overrides: the user's own overrides of what the study declares; any makes it exploratory.
+        stop_decided: add seeds in rounds, and stop when its verdicts are in.
     """
 
     spec: StudySpec
     tier: str
     overrides: tuple[str, ...]
+    stop_decided: bool = False
 
     @property
     def key(self) -> str:
-        """The name it goes by on disk: a tier or an exploration never mixes with the declared small tier."""
+        """The name it goes by on disk: a tier, rounds or an exploration never mix with the declared small tier."""
         tier = "" if self.tier == "small" else f"-{self.tier}"
+        tier += "-decided" if self.stop_decided else ""
         if not self.overrides:
             return f"{self.spec.name}{tier}"
         digest = hashlib.sha256(" ".join(sorted(self.overrides)).encode()).hexdigest()[:6]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from bnexp.config import ExecConfig, RunConfig
+from bnexp.deciding import execute_in_rounds
 from bnexp.engine.execute import Job
 from bnexp.engine.process import execute_processes
 from bnexp.engine.serial import execute_serial
@@ -26,9 +27,13 @@ def train(request: Request) -> int:
     plan.store.require_writable()
     studies = freeze_studies(plan, request)
     print_opening(plan, request)
-    records = execute(plan, plan.todo, executor=request.exec.executor)
-    print_summary(plan, records, request, studies)
-    unfinished = any(run.run_id not in records for run in plan.todo)  # another process has them in hand
+    asked: Sequence[PlannedRun] = plan.todo
+    if any(study.stop_decided for study in request.studies):
+        records, asked = execute_in_rounds(plan, lambda runs: execute(plan, runs, executor=request.exec.executor))
+    else:
+        records = execute(plan, asked, executor=request.exec.executor)
+    print_summary(plan, records, asked, request, studies)
+    unfinished = any(run.run_id not in records for run in asked)  # another process has them in hand
     return 1 if unfinished or any(record.status == "failed" for record in records.values()) else 0
 
 

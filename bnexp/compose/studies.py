@@ -15,6 +15,8 @@ from bnexp.errors import ConfigError
 from bnexp.request import StudyRequest
 from bnexp.study import TIERS, StudySpec, Tier
 
+OF_STUDIES = ("study", "tier", "stop")
+STOPS = ("decided",)
 # Overrides that say where a run runs and what is measured beside it, and not what a study is.
 NOT_PART_OF_A_STUDY = ("exec", "results", "data.root", "probes")
 DECLARED = frozenset(
@@ -42,9 +44,13 @@ def asked_for(arguments: Arguments) -> tuple[list[Asked], tuple[str, ...]]:
     Raises:
         ConfigError: no such study or tier, or an override of what the studies have declared.
     """
-    named = dict(o.partition("=")[::2] for o in arguments.overrides if key_of(o) in ("study", "tier"))
-    own = [o for o in arguments.overrides if key_of(o) not in ("study", "tier")]
+    named = dict(o.partition("=")[::2] for o in arguments.overrides if key_of(o) in OF_STUDIES)
+    own = [o for o in arguments.overrides if key_of(o) not in OF_STUDIES]
+    if named.get("stop", STOPS[0]) not in STOPS:
+        raise ConfigError("stop", got=named["stop"], choices=STOPS)
     if "study" not in named:
+        if "stop" in named:
+            raise ConfigError("stop", got=named["stop"], hint="it is a study that is decided: add study=NAME and -m")
         if "tier" in named:
             raise ConfigError("tier", got=named["tier"], hint="a tier belongs to a study: add study=NAME and -m")
         if arguments.fork:
@@ -58,7 +64,12 @@ def asked_for(arguments: Arguments) -> tuple[list[Asked], tuple[str, ...]]:
     for override in own:
         _check_override(override, specs, tier)
     changes = tuple(o for o in own if not is_outside_study(key_of(o)))
-    return [_ask(StudyRequest(spec, tier, changes), own) for spec in specs], lacking
+    if changes and "stop" in named:
+        hint = (
+            f"{changes[0]} makes this study exploratory, which ends in no verdict on its claim: leave out one of them"
+        )
+        raise ConfigError("stop", got=named["stop"], hint=hint)
+    return [_ask(StudyRequest(spec, tier, changes, "stop" in named), own) for spec in specs], lacking
 
 
 def is_outside_study(key: str) -> bool:

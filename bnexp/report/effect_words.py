@@ -31,13 +31,14 @@ PHRASES = {
     "accuracy_batch": "test accuracy with each batch's own statistics",
     "corruption_drop": "share of accuracy lost on corrupted images",
     "corruption_drop_adapted": "share of accuracy lost on corrupted images with their own statistics",
-    "fgsm_drop": "share of accuracy lost under attack (FGSM)",
+    "fgsm_drop": "share of accuracy lost under attack by FGSM",
     "step_cost": "time of a training step relative to no norm",
     "norm_std_error": "largest distance of a channel's SD from 1, before gamma and beta",
     "output_std_error": "distance of a channel's SD from 1, after gamma and beta",
     "norm_mean_error": "largest channel mean, before gamma and beta",
     "output_mean": "channel mean, after gamma and beta",
 }
+OF_FAILURES = ("reach", "span")  # what they measure is where runs fail: there a failed run is no mishap
 KEY_WORDS = {"lr": "learning rate", "data.train_limit": "number of training images"}
 
 

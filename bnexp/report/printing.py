@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import textwrap
 
+import pandas as pd
+
 from bnexp.report.tables import Table
 
 COLUMNS = 100
-# what goes on a line of its own above its rows where a table is too wide, the first that suffices
-HEADINGS = (("stratum",), ("compared", "claimed"), ("compared", "claimed", "stratum"))
+# (what goes on a line of its own above its rows, what is left out) where a table is too wide: the first that suffices.
+# What a verdict is when read otherwise is told by the sentences below the table too.
+LAYOUTS = (
+    (("stratum",), ()),
+    (("compared", "claimed"), ()),
+    (("compared", "claimed"), ("read otherwise",)),
+    (("compared", "claimed", "stratum"), ("read otherwise",)),
+)
 
 
 def plain_text(table: Table) -> str:
     """A table in aligned columns; where it is too wide, what many rows share becomes a heading."""
-    lines = _align([list(map(str, table.shown.columns)), *table.shown.astype(str).to_numpy().tolist()])
-    for heading in HEADINGS:
+    shown = table.shown.astype(str)
+    lines = _align([list(shown.columns), *shown.to_numpy().tolist()])
+    for heading, left_out in LAYOUTS:
         if max(map(len, lines)) <= COLUMNS:
             break
-        if set(heading) <= set(table.shown.columns) and len(table.shown.columns) > len(heading):
-            lines = _under_headings(table, list(heading))
+        if {*heading, *left_out} <= set(shown.columns):
+            lines = _under_headings(shown.drop(columns=list(left_out)), list(heading))
     return "\n".join([table.title, *lines])
 
 
@@ -29,13 +38,14 @@ def wrap(mark: str, line: str) -> str:
     )
 
 
-def _under_headings(table: Table, heading: list[str]) -> list[str]:
-    rest = table.shown.drop(columns=heading).astype(str)
+def _under_headings(shown: pd.DataFrame, heading: list[str]) -> list[str]:
+    rest = shown.drop(columns=heading)
     head, *rows = _align([list(rest.columns), *rest.to_numpy().tolist()])
     lines, last = [f"  {head}"], None
-    for words, row in zip(table.shown[heading].astype(str).to_numpy().tolist(), rows, strict=True):
-        told = wrap("", ": ".join(words))
-        lines += [f"  {row}"] if told == last else [told, f"  {row}"]
+    for words, row in zip(shown[heading].to_numpy().tolist(), rows, strict=True):
+        named = zip(heading[1:], words[1:], strict=True)
+        told = wrap("", "; ".join([words[0], *(f"{column}: {word}" for column, word in named)]))
+        lines += [*([] if told == last else told.split("\n")), f"  {row}"]
         last = told
     return lines
 

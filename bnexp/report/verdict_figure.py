@@ -10,7 +10,7 @@ import numpy as np
 
 from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.select import Selection
-from bnexp.report.effect_words import Scale, claimed, compared, contrasted, measured, scale_of, sides
+from bnexp.report.effect_words import OF_FAILURES, Scale, claimed, compared, contrasted, measured, scale_of, sides
 from bnexp.report.style import GREY, OUTCOME_LOOKS, legend_below
 from bnexp.report.verdict_words import counted
 
@@ -74,8 +74,9 @@ def _height(claims: Sequence[ClaimVerdict]) -> float:
 
 
 def failed_seeds(claim: ClaimVerdict) -> frozenset[int]:
-    """Seeds with a run that failed, to be marked; not those of a reach, which is made of runs that do."""
-    return frozenset() if claim.comparison.shape == "reach" or claim.verdict.effect is None else claim.failed
+    """Seeds with a run that failed, to be marked."""
+    marked = claim.verdict.effect is not None and claim.comparison.shape not in OF_FAILURES
+    return claim.failed if marked else frozenset()
 
 
 def _panel(axis: Any, claims: Sequence[ClaimVerdict], longest: int) -> None:

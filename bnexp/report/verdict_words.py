@@ -11,7 +11,7 @@ from bnexp.analysis.select import Selection
 from bnexp.analysis.verdicts import Outcome, Verdict
 from bnexp.comparison import FACTORS, Comparison
 from bnexp.metrics import NEEDS_TARGET, metric_of
-from bnexp.report.effect_words import claimed, compared, reference_words, scale_of
+from bnexp.report.effect_words import OF_FAILURES, claimed, compared, reference_words, scale_of
 from bnexp.report.tables import Rows, Table, table_of
 from bnexp.report.words import count
 
@@ -98,7 +98,7 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
         reason = reason.replace("des 0", f"des a distance of 0 from {reference_words(comparison)}")
     parts = [f"{head} {scale_of(comparison).interval(effect.t)}, {counted(claim)}: {reason}."]
     if verdict.needed is not None:
-        parts.append(_needed(verdict))
+        parts.append(_needed(claim))
     return " ".join([*parts, *_failures(claim), *_otherwise(claim)])
 
 
@@ -110,8 +110,7 @@ def effect_words(claim: ClaimVerdict) -> str:
 
 def counted(claim: ClaimVerdict) -> str:
     """`6 pairs` of two arms, `6 seeds` of one or of several."""
-    alone = claim.comparison.control is None or claim.comparison.against is not None
-    return count(claim.verdict.num_pairs, "seed" if alone else "pair")
+    return count(claim.verdict.num_pairs, _noun(claim))
 
 
 def survival_words(claim: ClaimVerdict) -> str:
@@ -175,7 +174,7 @@ def _failures(claim: ClaimVerdict) -> list[str]:
     """How many runs failed, and what that made of their numbers."""
     comparison, effect = claim.comparison, claim.verdict.effect
     failures = effect and effect.failures
-    if not claim.failed or comparison.shape == "reach":  # there a failed run is what is measured
+    if not claim.failed or comparison.shape in OF_FAILURES:
         return []
     late = comparison.measure in NEEDS_TARGET and comparison.shape == "ratio"
     what, scored = ("Never got there", "") if late else ("Diverged or collapsed", _scored(comparison))
@@ -188,6 +187,11 @@ def _failures(claim: ClaimVerdict) -> list[str]:
 def _scored(comparison: Comparison) -> str:
     metric = metric_of(str(comparison.measure))
     return ", scored at chance" if metric.unit == "fraction" and metric.direction == "higher" else ""
+
+
+def _noun(claim: ClaimVerdict) -> str:
+    alone = claim.comparison.control is None or claim.comparison.against is not None
+    return "seed" if alone else "pair"
 
 
 def _exact_comparison(comparison: Comparison) -> dict[str, object]:
@@ -207,11 +211,12 @@ def _exact_numbers(verdict: Verdict) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _needed(verdict: Verdict) -> str:
-    assert verdict.needed is not None
-    if verdict.needed.num_pairs is None:
+def _needed(claim: ClaimVerdict) -> str:
+    needed = claim.verdict.needed
+    assert needed is not None
+    if needed.num_pairs is None:
         return "If mean and spread stay so, no number of seeds up to 1,000 decides it."
-    return f"If mean and spread stay so, {verdict.needed.num_pairs} pairs decide it: {verdict.needed.decision}."
+    return f"If mean and spread stay so, {count(needed.num_pairs, _noun(claim))} decide it: {needed.decision}."
 
 
 def _seeds(seeds: Sequence[int] | frozenset[int]) -> str:

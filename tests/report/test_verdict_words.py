@@ -19,6 +19,7 @@ from bnexp.analysis.select import Selection
 from bnexp.analysis.verdicts import Verdict, judge
 from bnexp.errors import ConfigError, StoreError
 from bnexp.report import evaluate, make_report, summarize
+from bnexp.report.printing import plain_text
 from bnexp.report.verdict_words import flips_table, survival_words, verdict_sentence, verdicts_table
 from bnexp.store import Store
 from bnexp.study import Comparison, Direction
@@ -299,3 +300,13 @@ def test_a_norm_option_that_varies_within_arms_makes_strata(own_placement: Store
     table = evaluate(own_placement, "placement").tables[0]
     assert table.exact["stratum"].tolist() == ["momentum 0.1", "momentum 0.5"]
     assert table.exact["n"].tolist() == [6, 6]
+
+
+def test_the_printed_table_of_long_comparisons_fits_the_terminal(selection: Selection) -> None:
+    readings = {at(lr): verdict_on(0.03 if lr > 0.1 else -0.03) for lr in (0.03, 0.1, 0.3, 1.0)}
+    long = {"shape": "interaction", "against": ("batch + dropout .5 after", "no norm + dropout .5 after")}
+    told = [claim(verdict_on(0.03), readings=readings, **long), claim(verdict_on(0.03), readings=readings)]
+    lines = plain_text(verdicts_table(told, selection)).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "after − before, test accuracy; claimed: higher by at least 1 point" in lines
+    assert len([line for line in lines if line.strip().startswith("relu")]) == 2
