@@ -53,6 +53,15 @@ class Dropout(Stochastic):
         return x * kept
 
 
+def mean_over_positions(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C): global average pooling.
+
+    It is x.mean((2, 3)), whose gradient torch would lay out channel by channel: the backward pass of the layer before
+    then takes several times as long where activations are channels-last.
+    """
+    return x.permute(0, 2, 3, 1).mean((1, 2))
+
+
 @contextmanager
 def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     """Take these hooks away at the end."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.errors import ConfigError
+from bnexp.nn.layers import mean_over_positions
 from bnexp.nn.norms import NoNorm
 from bnexp.nn.unit import UnitFactory
 
@@ -159,7 +160,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
         x = self.closing(self.blocks(self.stem(self.input_norm(x))))
-        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
+        logits: Tensor = self.head(self.drop(mean_over_positions(x)))
         return logits
 
     @torch.no_grad()
