@@ -34,7 +34,8 @@ def option_a_shortcut(x: Tensor, *, num_channels: int, stride: int, num_networks
     if num_networks == 1:
         return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2))
     # channels last, where a pixel's channels lie together: the sum with the branch would have to reorder it otherwise
-    x_nhwkc = x.permute(0, 2, 3, 1).unflatten(3, (num_networks, -1))
+    num, channels, height, width = x.shape
+    x_nhwkc = x.permute(0, 2, 3, 1).reshape(num, height, width, num_networks, channels // num_networks)
     return F.pad(x_nhwkc, (missing // 2, missing - missing // 2)).flatten(3).permute(0, 3, 1, 2)
 
 

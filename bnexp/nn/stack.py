@@ -11,7 +11,8 @@ overflows leaves the others as they are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ from bnexp.nn.vgg import Vgg
 
 _CONV = ("in_channels", "out_channels", "groups")
 _GROUP = ("num_groups", "num_channels")
-# modules that compute a stack as they are, once their tensors are concatenated and these attributes are K times as large
+# modules that compute a stack as they are, with concatenated tensors and K times these attributes
 WIDENED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: _CONV,
     StandardizedConv2d: _CONV,
@@ -72,9 +73,9 @@ class StackedLinear(nn.Module):
         self.num_networks, self.standardized = num_networks, standardized
 
     def forward(self, x: Tensor) -> Tensor:
-        x_kbf = x.unflatten(1, (self.num_networks, -1)).transpose(0, 1)
+        x_kbf = x.view(len(x), self.num_networks, -1).transpose(0, 1)
         weight = standardize(self.weight) if self.standardized else self.weight
-        weight = weight.unflatten(0, (self.num_networks, -1)).transpose(1, 2)
+        weight = by_network(weight, self.num_networks).transpose(1, 2)
         if self.bias is None:
             y_kbf = torch.bmm(x_kbf, weight)
         else:
@@ -93,7 +94,7 @@ class StackedLayerNorm(nn.Module):
         self.num_networks, self.eps = num_networks, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x_bkf = x.unflatten(1, (self.num_networks, -1))
+        x_bkf = x.view(len(x), self.num_networks, -1)
         out = F.layer_norm(x_bkf, x_bkf.shape[2:], eps=self.eps).flatten(1)
         out = out if self.weight is None else out * self.weight
         return out if self.bias is None else out + self.bias
@@ -104,7 +105,8 @@ class StackedStochastic(Stochastic):
 
     def __init__(self, layers: Sequence[Dropout] | Sequence[ShiftingNoise]) -> None:
         super().__init__()
-        self.layers = tuple(layers)  # no children: those would be found, and seeded, as layers of the network
+        # no children: those would be found, and seeded, as layers of the network
+        self.layers = tuple(copy.deepcopy(layer) for layer in layers)
 
     def reseed_each(self, seeds: Sequence[int], device: torch.device) -> None:
         """Start each network's draws anew."""
@@ -154,14 +156,14 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
 def network_state(stack: nn.Module, index: int, num_networks: int) -> dict[str, Tensor]:
     """The state_dict of one network of the stack, in tensors of its own."""
     return {
-        name: (by_network(value, num_networks)[index] if value.ndim else value).detach().clone()
+        name: (by_network(value, num_networks)[index] if value.ndim else value).clone()
         for name, value in stack.state_dict().items()
     }
 
 
 def by_network(value: Tensor, num_networks: int) -> Tensor:
     """A view of a parameter, or of its gradient, with the networks as an axis of their own: (K, ...)."""
-    return value.unflatten(0, (num_networks, -1))
+    return value.view(num_networks, -1, *value.shape[1:])
 
 
 @torch.no_grad()
@@ -188,7 +190,7 @@ def _stack_layer_norm(layers: Sequence[nn.LayerNorm]) -> nn.Module:
     return stacked
 
 
-REPLACED = {
+REPLACED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.Linear: _stack_linear,
     StandardizedLinear: _stack_linear,
     nn.LayerNorm: _stack_layer_norm,
