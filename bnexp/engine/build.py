@@ -63,6 +63,14 @@ class DeviceData:
     num_classes: int
     chance: dict[str, float]
 
+    def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Split -> images and labels."""
+        return {
+            "train": (self.train_x, self.train_y),
+            "val": (self.val_x, self.val_y),
+            "test": (self.test_x, self.test_y),
+        }
+
 
 def load_host_data(config: DataConfig, root: Path | None) -> HostData:
     """Read, split and measure a data set.
@@ -327,11 +335,15 @@ def _in_forward(x: Tensor) -> str:
     return f"failed in forward on {tuple(x.shape)}"
 
 
+def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained: weights, which decay, and all else, which does with `optim.decay=all`."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+
+
 def build_optimizer(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.Optimizer:
     """The optimizer, fused where PyTorch has it; weight decay on weights only, unless `optim.decay=all`."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    weights = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
+    weights, others = decay_groups(model)
     groups = [
         {"params": weights, "weight_decay": optim.weight_decay},
         {"params": others, "weight_decay": optim.weight_decay if optim.decay == "all" else 0.0},

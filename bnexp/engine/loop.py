@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.config import RunConfig, Status
-from bnexp.data.augment import apply_augmentation, draw_augmentation, pad_for
+from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentation, pad_for
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
-from bnexp.engine.step import train_step
+from bnexp.engine.step import at_least_fp32, train_step
 from bnexp.nn.layers import running_norms, stochastic_layers
 from bnexp.nn.statistics import kept_modes, measure_statistics
 from bnexp.probes import END_PROBES, STEP_PROBES
@@ -82,19 +82,16 @@ def train_run(
     status: Status = "finished"
     while len(history) < config.epochs:
         row = train_epoch(model, optimizer, config, data, epoch=len(history), probing=probing)
+        validation = None
         if math.isfinite(row["train_loss"]):
             started = time.perf_counter()
-            val_loss, val_accuracy = evaluate(model, data.val_x, data.val_y, data, config.precision)
-            row |= {"val_loss": val_loss, "val_accuracy": val_accuracy}
+            validation = evaluate(model, data.val_x, data.val_y, data, config.precision)
             eval_seconds += time.perf_counter() - started
-        if not math.isfinite(row["train_loss"]) or not math.isfinite(row["val_loss"]):
-            # the last step may blow up the weights when its own loss was still finite: validation shows it
-            status = "diverged"
-            train_loss = row["train_loss"] if math.isfinite(row["train_loss"]) else None
-            row |= {"train_loss": train_loss, "val_loss": None, "val_accuracy": None}
+        row, diverged = with_validation(row, validation)
         history.append(row)
         on_epoch(row)
-        if status == "diverged":
+        if diverged:
+            status = "diverged"
             break
         due = checkpointing is not None and time.perf_counter() - saved_at >= checkpointing.every_seconds
         if checkpointing is not None and due and len(history) < config.epochs:
@@ -104,9 +101,10 @@ def train_run(
             saved_at = time.perf_counter()
 
     started = time.perf_counter()
-    final = final_metrics(model, data, config.precision, diverged=status == "diverged")
+    measured = {} if status == "diverged" else evaluate_splits(model, data, config.precision)
     eval_seconds += time.perf_counter() - started
-    if status == "finished" and _at_chance(final, data):
+    final = final_metrics(measured, data)
+    if status == "finished" and at_chance(final, data):
         status = "collapsed"
     seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": probing.seconds}
     final["train_seconds"] = seconds["train"]
@@ -154,12 +152,9 @@ def _start(
     probing: Probing,
 ) -> tuple[nn.Module, torch.optim.Optimizer, list[Row]]:
     """Network, optimizer and history at the last checkpoint, or at the beginning where there is none that fits."""
-    _, channels, height, _ = data.train_x.shape
 
     def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
-        init_network(model, config, data)
-        model.to(device).to(memory_format=torch.channels_last)
+        model = initial_network(config, data).to(device).to(memory_format=torch.channels_last)
         return model, build_optimizer(model, config.optim, config.lr)
 
     model, optimizer = begin()
@@ -175,6 +170,14 @@ def _start(
     # sums depend on the number of threads: go on with what the run began with
     torch.set_num_threads(state["threads"])
     return model, optimizer, state["history"]
+
+
+def initial_network(config: RunConfig, data: DeviceData) -> nn.Module:
+    """The network that the run starts from."""
+    _, channels, height, _ = data.train_x.shape
+    model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
+    init_network(model, config, data)
+    return model
 
 
 def train_epoch(
@@ -200,13 +203,8 @@ def train_epoch(
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
     first_step = epoch * steps_per_epoch
-    order = torch.randperm(num_train, generator=_generator(config.seed, "order", epoch)).to(device)
-    augmentation = draw_augmentation(
-        config.data.augment,
-        num_train,
-        pad=pad_for(data.train_x.shape[-1]),
-        generator=_generator(config.seed, "augment", epoch),
-    )
+    order, augmentation = draw_epoch(config, data, epoch)
+    order = order.to(device)
     augmentation = None if augmentation is None else augmentation.to(device)
     _enter_epoch(model, config, data, epoch)
     loss_sum = torch.zeros((), device=device)
@@ -218,12 +216,7 @@ def train_epoch(
         x, y = data.train_x[index], data.train_y[index]
         if augmentation is not None:
             x = apply_augmentation(x, augmentation, start, stop)
-        lr = config.lr * lr_factor(
-            config.schedule,
-            step=first_step + k,
-            num_steps=config.epochs * steps_per_epoch,
-            steps_per_epoch=steps_per_epoch,
-        )
+        lr = config.lr * factor_at(config, first_step + k, steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
         x = normalize(x, data)
@@ -234,27 +227,92 @@ def train_epoch(
         steps_done = k + 1
         if steps_done % CHECK_STEPS == 0 and not math.isfinite(loss_sum.item()):
             break
-    train_loss = loss_sum.item() / steps_done  # waits for the device: the time below is that of the whole epoch
+    loss_total = loss_sum.item()  # waits for the device: the time below is that of the whole epoch
     train_seconds = time.perf_counter() - started - (probing.seconds - probed)
+    return epoch_row(
+        epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(num_correct.item()), lr=lr,
+        train_seconds=train_seconds,
+    )  # fmt: skip
+
+
+def epoch_row(
+    epoch: int, first_step: int, steps_done: int, batch_size: int, *, loss_sum: float, num_correct: int, lr: float,
+    train_seconds: float,
+) -> Row:  # fmt: skip
+    """A history row without validation."""
     return {
         "epoch": epoch + 1,
         "step": first_step + steps_done,
-        "train_loss": train_loss,
-        "train_accuracy": num_correct.item() / (steps_done * batch_size),
+        "train_loss": loss_sum / steps_done,
+        "train_accuracy": num_correct / (steps_done * batch_size),
         "lr": lr,
         "train_seconds": train_seconds,
         "images_per_second": steps_done * batch_size / train_seconds,
     }
 
 
+def with_validation(row: Row, validation: tuple[float, float] | None) -> tuple[Row, bool]:
+    """The row with loss and accuracy on val, and whether the run has diverged, which leaves it without them.
+
+    The last step may blow up the weights when its own loss was still finite: validation shows it.
+
+    Args:
+        validation: None where the training's loss was not finite already.
+    """
+    if validation is not None and math.isfinite(validation[0]):
+        return row | {"val_loss": validation[0], "val_accuracy": validation[1]}, False
+    train_loss = row["train_loss"] if math.isfinite(row["train_loss"]) else None
+    return row | {"train_loss": train_loss, "val_loss": None, "val_accuracy": None}, True
+
+
+def draw_epoch(config: RunConfig, data: DeviceData, epoch: int) -> tuple[Tensor, Augmentation | None]:
+    """Order and augmentations of an epoch, on the CPU."""
+    num_train = len(data.train_y)
+    order = torch.randperm(num_train, generator=_generator(config.seed, "order", epoch))
+    augmentation = draw_augmentation(
+        config.data.augment,
+        num_train,
+        pad=pad_for(data.train_x.shape[-1]),
+        generator=_generator(config.seed, "augment", epoch),
+    )
+    return order, augmentation
+
+
+def factor_at(config: RunConfig, step: int, steps_per_epoch: int) -> float:
+    """The factor on the peak learning rate at a step of the whole training."""
+    num_steps = config.epochs * steps_per_epoch
+    return lr_factor(config.schedule, step=step, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+
+
 def _enter_epoch(model: nn.Module, config: RunConfig, data: DeviceData, epoch: int) -> None:
     """Training mode, this epoch's draws for stochastic layers, and frozen statistics where `norm.freeze_at` asks."""
+
+    def reseed(purpose: str, *keys: int) -> None:
+        for name, layer in stochastic_layers(model):
+            layer.reseed(seed_for(config.seed, purpose, name, *keys), data.train_x.device)
+
+    freeze_or_go_on(model, config, epoch, reseed, lambda: _train_inputs(data))
+    torch.manual_seed(seed_for(config.seed, "global", epoch))  # for layers of a user's package
+
+
+def freeze_or_go_on(
+    model: nn.Module,
+    config: RunConfig,
+    epoch: int,
+    reseed: Callable[..., None],
+    train_inputs: Callable[[], Iterator[Tensor]],
+) -> None:
+    """Training mode, this epoch's draws for stochastic layers, and frozen statistics where `norm.freeze_at` asks.
+
+    Args:
+        reseed: takes a purpose and what tells its draws apart, and seeds every stochastic layer.
+        train_inputs: the training set in order, in batches of `EVAL_BATCH`, normalized.
+    """
     freeze_at = config.norm.option("freeze_at")
     if freeze_at is not None and epoch == freeze_at:
-        _reseed(model, config, data, "frozen")
-        measure_statistics(model, lambda: _train_inputs(data), noise=True)
-    _reseed(model, config, data, "noise", epoch)
-    torch.manual_seed(seed_for(config.seed, "global", epoch))  # for layers of a user's package
+        reseed("frozen")
+        measure_statistics(model, train_inputs, noise=True)
+    reseed("noise", epoch)
     _train_mode(model, config, epoch=epoch)
 
 
@@ -265,11 +323,6 @@ def _train_mode(model: nn.Module, config: RunConfig, *, epoch: int) -> None:
     if freeze_at is not None and epoch >= freeze_at:
         for _, norm in running_norms(model):
             norm.eval()
-
-
-def _reseed(model: nn.Module, config: RunConfig, data: DeviceData, purpose: str, *keys: int) -> None:
-    for name, layer in stochastic_layers(model):
-        layer.reseed(seed_for(config.seed, purpose, name, *keys), data.train_x.device)
 
 
 def _train_inputs(data: DeviceData) -> Iterator[Tensor]:
@@ -288,29 +341,27 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision
             batch, labels = normalize(x[start : start + EVAL_BATCH], data), y[start : start + EVAL_BATCH]
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(batch)
-            logits = logits.float()
+            logits = at_least_fp32(logits)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum")
             num_correct += (logits.argmax(1) == labels).sum()
     return loss_sum.item() / len(y), num_correct.item() / len(y)
 
 
-def final_metrics(model: nn.Module, data: DeviceData, precision: str, *, diverged: bool) -> dict[str, float | None]:
-    """Loss and accuracy on train, val and test in eval mode; null for a diverged run, which has none to speak of."""
+def evaluate_splits(model: nn.Module, data: DeviceData, precision: str) -> dict[str, tuple[float, float]]:
+    """Split -> loss and accuracy in eval mode."""
+    return {split: evaluate(model, x, y, data, precision) for split, (x, y) in data.splits().items()}
+
+
+def final_metrics(measured: Mapping[str, tuple[float, float]], data: DeviceData) -> dict[str, float | None]:
+    """Loss and accuracy on train, val and test; null for a diverged run, of which nothing was measured."""
     final: dict[str, float | None] = {f"chance_{split}_accuracy": chance for split, chance in data.chance.items()}
-    for split, x, y in (
-        ("train", data.train_x, data.train_y),
-        ("val", data.val_x, data.val_y),
-        ("test", data.test_x, data.test_y),
-    ):
-        if diverged:
-            final |= {f"{split}_loss": None, f"{split}_accuracy": None}
-        else:
-            loss, accuracy = evaluate(model, x, y, data, precision)
-            final |= {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
+    for split in data.splits():
+        loss, accuracy = measured.get(split, (math.nan, None))
+        final |= {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
     return final
 
 
-def _at_chance(final: dict[str, float | None], data: DeviceData) -> bool:
+def at_chance(final: dict[str, float | None], data: DeviceData) -> bool:
     """Whether accuracy on train and on val are both within what guessing could score."""
     for split, count in (("train", len(data.train_y)), ("val", len(data.val_y))):
         chance = data.chance[split]

@@ -22,7 +22,7 @@ def train_step(
     """
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         logits = model(x)
-    logits = logits.float()
+    logits = at_least_fp32(logits)
     loss = optimized_loss(config, logits, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -30,6 +30,11 @@ def train_step(
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
     optimizer.step()
     return loss.detach(), logits.detach()
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x as it leaves autocast, in a precision that losses can be summed in."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def optimized_loss(config: RunConfig, logits: Tensor, y: Tensor) -> Tensor:

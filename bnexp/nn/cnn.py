@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from bnexp.nn.layers import mean_over_positions
 from bnexp.nn.unit import UnitFactory
 
 FINAL_MAP = 8  # the side, in pixels, that the last stage works at, about
@@ -50,5 +51,5 @@ class Cnn(nn.Module):
         x = self.input_norm(x)
         for unit, pool_first in zip(self.units, self.pool_before, strict=True):
             x = unit(self.pool(x) if pool_first else x)
-        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
+        logits: Tensor = self.head(self.drop(mean_over_positions(x)))
         return logits

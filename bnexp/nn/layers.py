@@ -13,7 +13,11 @@ PARTS = ("weight", "norm", "act", "drop")  # children of a unit, whose own name 
 
 
 class Stochastic(nn.Module):
-    """A layer that draws random numbers in training, from a generator of its own and never from the global one."""
+    """A layer that draws random numbers in training, from a generator of its own and never from the global one.
+
+    `draws` and `apply_draws` let a stack of networks draw for each of them as it would draw alone; a layer without
+    them cannot be stacked.
+    """
 
     generator: torch.Generator | None = None
 
@@ -36,10 +40,26 @@ class Dropout(Stochastic):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
+        return self.apply_draws(x, *self.draws(x)) if self.training else x
+
+    def draws(self, x: Tensor) -> tuple[Tensor]:
+        """What x is multiplied with."""
         kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.own_generator(x.device))
-        return x * kept.div_(1 - self.p)
+        return (kept.div_(1 - self.p),)
+
+    @staticmethod
+    def apply_draws(x: Tensor, kept: Tensor) -> Tensor:
+        """x with them."""
+        return x * kept
+
+
+def mean_over_positions(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C): global average pooling.
+
+    It is x.mean((2, 3)), whose gradient torch would lay out channel by channel: the backward pass of the layer before
+    then takes several times as long where activations are channels-last.
+    """
+    return x.permute(0, 2, 3, 1).mean((1, 2))
 
 
 @contextmanager

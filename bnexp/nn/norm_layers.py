@@ -185,18 +185,23 @@ class ShiftingNoise(Stochastic):
         self.shift, self.scale, self.jitter = shift, scale, jitter
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
+        return self.apply_draws(x, *self.draws(x)) if self.training else x
+
+    def draws(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """s and m, (N, C) each."""
         num, channels = x.shape[:2]
         generator = self.own_generator(x.device)
         centre, spread = torch.rand(2, 1, channels, generator=generator, device=x.device)
         offset = torch.rand(num, channels, generator=generator, device=x.device)
         normal = torch.randn(num, channels, generator=generator, device=x.device)
         m = self.shift * (2 * centre - 1) + self.jitter * (2 * offset - 1)
-        s = 1 + (self.scale - 1) * spread + self.jitter * normal
-        shape = (num, channels, *[1] * (x.ndim - 2))
-        out: Tensor = x * s.view(shape).to(x.dtype) + m.view(shape).to(x.dtype)
-        return out
+        return 1 + (self.scale - 1) * spread + self.jitter * normal, m
+
+    @staticmethod
+    def apply_draws(x: Tensor, s: Tensor, m: Tensor) -> Tensor:
+        """x with them."""
+        shape = (*s.shape, *[1] * (x.ndim - 2))
+        return x * s.view(shape).to(x.dtype) + m.view(shape).to(x.dtype)
 
 
 def standardize(weight: Tensor, eps: float = 1e-10) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnexp.errors import ConfigError
+from bnexp.nn.layers import mean_over_positions
 from bnexp.nn.norms import NoNorm
 from bnexp.nn.unit import UnitFactory
 
@@ -14,21 +15,37 @@ from bnexp.nn.unit import UnitFactory
 BRANCHES = ("plain", "skipinit", "fixup")
 
 
-def option_a_shortcut(x: Tensor, *, num_channels: int, stride: int) -> Tensor:
+def option_a_shortcut(x: Tensor, *, num_channels: int, stride: int, num_networks: int = 1) -> Tensor:
     """The identity, subsampled by `stride` and padded with zero channels; it has no parameters.
 
     Args:
-        x: (N, C, H, W) with C at most `num_channels`.
+        x: (N, num_networks · C, H, W) with C at most `num_channels`; networks side by side, each padded for itself.
 
     Returns:
-        (N, num_channels, ceil(H / stride), ceil(W / stride)).
+        (N, num_networks · num_channels, ceil(H / stride), ceil(W / stride)).
 
     Source: He et al. 2015, section 3.3, option A.
     """
     if stride != 1:
         x = x[:, :, ::stride, ::stride]
-    missing = num_channels - x.shape[1]
-    return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2)) if missing else x
+    missing = num_channels - x.shape[1] // num_networks
+    if not missing:
+        return x
+    if num_networks == 1:
+        return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2))
+    # channels last, where a pixel's channels lie together: the sum with the branch would have to reorder it otherwise
+    num, channels, height, width = x.shape
+    x_nhwkc = x.permute(0, 2, 3, 1).reshape(num, height, width, num_networks, channels // num_networks)
+    return F.pad(x_nhwkc, (missing // 2, missing - missing // 2)).flatten(3).permute(0, 3, 1, 2)
+
+
+def scale_branch(branch: Tensor, scale: Tensor | None) -> Tensor:
+    """The branch times its scalar, (1,), or those of k networks, (k,), side by side along its channels."""
+    if scale is None:
+        return branch
+    if len(scale) == 1:
+        return branch * scale
+    return branch * scale.repeat_interleave(branch.shape[1] // len(scale)).view(-1, 1, 1)
 
 
 class PostActivationBlock(nn.Module):
@@ -41,16 +58,18 @@ class PostActivationBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory, branch: str) -> None:
         super().__init__()
-        self.num_channels, self.stride = out_channels, stride
+        self.in_channels, self.num_channels, self.stride = in_channels, out_channels, stride
         self.scale = branch_scale(branch)
         self.unit1 = units.conv(in_channels, out_channels, stride=stride)
         self.unit2 = units.conv(out_channels, out_channels, act=False)
         self.tail = units.tail(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = option_a_shortcut(x, num_channels=self.num_channels, stride=self.stride)
+        shortcut = option_a_shortcut(
+            x, num_channels=self.num_channels, stride=self.stride, num_networks=x.shape[1] // self.in_channels
+        )
         branch = self.unit2(self.unit1(x))
-        out: Tensor = self.tail((branch if self.scale is None else branch * self.scale) + shortcut)
+        out: Tensor = self.tail(scale_branch(branch, self.scale) + shortcut)
         return out
 
 
@@ -63,15 +82,17 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, units: UnitFactory, branch: str) -> None:
         super().__init__()
-        self.num_channels, self.stride = out_channels, stride
+        self.in_channels, self.num_channels, self.stride = in_channels, out_channels, stride
         self.scale = branch_scale(branch)
         self.unit1 = units.preactivation_conv(in_channels, out_channels, stride=stride)
         self.unit2 = units.preactivation_conv(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = option_a_shortcut(x, num_channels=self.num_channels, stride=self.stride)
+        shortcut = option_a_shortcut(
+            x, num_channels=self.num_channels, stride=self.stride, num_networks=x.shape[1] // self.in_channels
+        )
         branch: Tensor = self.unit2(self.unit1(x))
-        return (branch if self.scale is None else branch * self.scale) + shortcut
+        return scale_branch(branch, self.scale) + shortcut
 
 
 def branch_scale(branch: str) -> nn.Parameter | None:
@@ -140,7 +161,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
         x = self.closing(self.blocks(self.stem(self.input_norm(x))))
-        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
+        logits: Tensor = self.head(self.drop(mean_over_positions(x)))
         return logits
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnexp.errors import ConfigError
+from bnexp.nn.layers import mean_over_positions
 from bnexp.nn.unit import UnitFactory
 
 # depth -> convolutions in each of five stages (Simonyan & Zisserman 2015, table 1: A, B, D, E)
@@ -49,5 +50,5 @@ class Vgg(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.head(self.drop(self.units(self.input_norm(x)).mean((2, 3))))
+        logits: Tensor = self.head(self.drop(mean_over_positions(self.units(self.input_norm(x)))))
         return logits

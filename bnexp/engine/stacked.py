@@ -1,0 +1,317 @@
+"""Trains many runs as one program: their networks side by side, each with its own data order, rates and fate.
+
+A run in a stack has the initial values, the data order, the augmentations, the draws and the formulas that it has
+alone; only the order in which sums are taken differs, and with it the last bits of every number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnexp.config import RunConfig, Status
+from bnexp.data.augment import Augmentation, apply_augmentation
+from bnexp.engine.build import DeviceData, normalize
+from bnexp.engine.loop import (
+    CHECK_STEPS,
+    EVAL_BATCH,
+    Outcome,
+    Row,
+    at_chance,
+    draw_epoch,
+    epoch_row,
+    factor_at,
+    final_metrics,
+    freeze_or_go_on,
+    initial_network,
+    with_validation,
+)
+from bnexp.engine.stack_optim import StackedOptimizer
+from bnexp.engine.step import at_least_fp32
+from bnexp.errors import RunError
+from bnexp.nn import MODELS, NORMS
+from bnexp.nn.layers import stochastic_layers
+from bnexp.nn.stack import StackedStochastic, network_state, stack_networks, why_not_stackable
+from bnexp.nn.statistics import kept_modes
+from bnexp.probes import STEP_PROBES
+from bnexp.seeding import seed_for
+
+RECURRENT = ("lstm", "gru")
+EVAL_BATCH_EACH = 64  # images of each run at once: as fast as `EVAL_BATCH` of one, in a fraction of the memory
+
+
+def why_not_stacked(config: RunConfig, probes: Mapping[str, Any]) -> str | None:
+    """Why a run cannot be trained in a stack; None where it can.
+
+    Args:
+        probes: those that are wanted; of a trained network they are measured afterwards, which stands in no way.
+    """
+    if config.norm.kind not in NORMS:
+        return f"norm={config.norm.kind} is a package's own, whose statistics may span all that it is given"
+    if config.model.name not in MODELS:
+        return f"model={config.model.name} is a package's own, whose layers bnexp does not know"
+    if config.model.name in RECURRENT:
+        return f"model={config.model.name} is recurrent, and its steps are not laid side by side"
+    steps = sorted(set(probes) & set(STEP_PROBES))
+    return f"probes=[{','.join(steps)}] look at every step of one network" if steps else None
+
+
+def stack_key(config: RunConfig, probes: Mapping[str, Any]) -> Hashable | None:
+    """What runs of one stack have in common: all but seed, lr, weight decay, and how weights are drawn.
+
+    None where the run has to be trained alone.
+    """
+    if why_not_stacked(config, probes) is not None:
+        return None
+    return replace(
+        config,
+        seed=0,
+        lr=0.0,
+        model=replace(config.model, init="", init_gain=0.0),
+        optim=replace(config.optim, weight_decay=0.0),
+    )
+
+
+@dataclass
+class _Stack:
+    """Runs that are trained together.
+
+    Attributes:
+        data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
+    """
+
+    configs: Sequence[RunConfig]
+    data: DeviceData
+    model: nn.Module
+    optimizer: StackedOptimizer
+
+    @property
+    def num(self) -> int:
+        return len(self.configs)
+
+    @property
+    def config(self) -> RunConfig:
+        """One of them, for what they have in common."""
+        return self.configs[0]
+
+    def reseed(self, purpose: str, *keys: int) -> None:
+        for name, layer in stochastic_layers(self.model):
+            assert isinstance(layer, StackedStochastic)
+            seeds = [seed_for(config.seed, purpose, name, *keys) for config in self.configs]
+            layer.reseed_each(seeds, self.data.train_x.device)
+
+
+def train_stack(
+    configs: Sequence[RunConfig],
+    data: DeviceData,
+    device: torch.device,
+    *,
+    on_epoch: Callable[[int, Row], None] = lambda index, row: None,
+) -> list[Outcome]:
+    """Train runs of one `stack_key` side by side; each ends as `train_run` would end it.
+
+    Seconds, which the runs spend together, are shared out in equal parts among those that have not diverged: summed
+    over the runs they are those of the stack, and images_per_second is that of the stack.
+
+    Args:
+        configs: with a resolved precision.
+        on_epoch: called with a run's place in `configs` and its new history row.
+
+    Raises:
+        RunError: a network has a layer that cannot be laid side by side.
+    """
+    stack = _start(configs, data, device)
+    histories: list[list[Row]] = [[] for _ in configs]
+    alive = list(range(stack.num))
+    eval_seconds = [0.0] * stack.num
+    for epoch in range(stack.config.epochs):
+        rows = _train_epoch(stack, epoch, shares=len(alive))
+        started = time.perf_counter()
+        trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
+        validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
+        for index in trained:
+            eval_seconds[index] += (time.perf_counter() - started) / len(trained)
+        for index in list(alive):
+            row, diverged = with_validation(rows[index], validation[index] if index in trained else None)
+            histories[index].append(row)
+            on_epoch(index, row)
+            if diverged:
+                alive.remove(index)
+        if not alive:
+            break
+
+    started = time.perf_counter()
+    measured = {split: _evaluate(stack, x, y) for split, (x, y) in data.splits().items()} if alive else {}
+    for index in alive:
+        eval_seconds[index] += (time.perf_counter() - started) / len(alive)
+    num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
+    return [
+        _outcome(
+            stack,
+            index,
+            data,
+            histories[index],
+            {split: each[index] for split, each in measured.items()} if index in alive else None,
+            eval_seconds=eval_seconds[index],
+            num_params=num_params,
+        )
+        for index in range(stack.num)
+    ]
+
+
+def _start(configs: Sequence[RunConfig], data: DeviceData, device: torch.device) -> _Stack:
+    assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
+    networks = [initial_network(config, data) for config in configs]
+    reason = why_not_stackable(networks[0])
+    if reason is not None:
+        raise RunError(f"these runs cannot be stacked: {reason}")
+    model = stack_networks(networks).to(device).to(memory_format=torch.channels_last)
+    num = len(configs)
+    wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
+    return _Stack(configs, wide, model, StackedOptimizer(model, configs))
+
+
+def _train_epoch(stack: _Stack, epoch: int, *, shares: int) -> list[Row]:
+    """As `train_epoch`, a row for each run.
+
+    Args:
+        shares: runs that the seconds are shared out among.
+    """
+    started = time.perf_counter()
+    config, data, device = stack.config, stack.data, stack.data.train_x.device
+    batch_size = config.batch_size
+    steps_per_epoch = len(data.train_y) // batch_size
+    first_step = epoch * steps_per_epoch
+    order, augmentation = _draw_epochs(stack, epoch)
+    # in the batches that a run alone has, or dropout would draw otherwise
+    freeze_or_go_on(stack.model, config, epoch, stack.reseed, lambda: _inputs(stack, data.train_x, EVAL_BATCH))
+    factors = [factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
+    lrs = [[factor * one.lr for one in stack.configs] for factor in factors]
+    lrs_on_device = torch.tensor(lrs, dtype=data.scale.dtype).to(device)
+    loss_sum = torch.zeros(stack.num, device=device)
+    num_correct = torch.zeros(stack.num, dtype=torch.int64, device=device)
+    marks: list[tuple[int, Tensor, Tensor]] = []
+    for k in range(steps_per_epoch):
+        start, stop = k * batch_size, (k + 1) * batch_size
+        x, y = _batch(stack, order, augmentation, start, stop)
+        losses, logits = _train_step(stack, x, y, lrs_on_device[k])
+        loss_sum += losses
+        num_correct += (logits.argmax(2) == y).sum(0)
+        if (k + 1) % CHECK_STEPS == 0 or k + 1 == steps_per_epoch:
+            # what `train_epoch` looks at on the host, kept on the device: no step waits for it
+            marks.append((k + 1, loss_sum.clone(), num_correct.clone()))
+    told = [(steps, sums.tolist(), correct.tolist()) for steps, sums, correct in marks]
+    train_seconds = (time.perf_counter() - started) / shares
+    rows = []
+    for index in range(stack.num):
+        steps_done, sums, correct = next((m for m in told if not math.isfinite(m[1][index])), told[-1])
+        row = epoch_row(
+            epoch, first_step, steps_done, batch_size, loss_sum=sums[index], num_correct=correct[index],
+            lr=lrs[steps_done - 1][index], train_seconds=train_seconds,
+        )  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _draw_epochs(stack: _Stack, epoch: int) -> tuple[Tensor, Augmentation | None]:
+    """Every run's order, (num_train, K), and augmentations: of example k of run n at place k·K + n."""
+    device = stack.data.train_x.device
+    orders, augmentations = zip(*(draw_epoch(config, stack.data, epoch) for config in stack.configs), strict=True)
+    order = torch.stack(orders, 1).to(device)
+    if augmentations[0] is None:
+        return order, None
+
+    def joined(name: str) -> Tensor | None:
+        if getattr(augmentations[0], name) is None:
+            return None
+        return torch.stack([getattr(one, name) for one in augmentations], 1).flatten()
+
+    first: Augmentation = augmentations[0]
+    return order, replace(first, dy=joined("dy"), dx=joined("dx"), flip=joined("flip")).to(device)
+
+
+def _batch(
+    stack: _Stack, order: Tensor, augmentation: Augmentation | None, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """Normalized images, (B, K·C, H, W), and labels, (B, K)."""
+    index = order[start:stop]
+    x = stack.data.train_x.index_select(0, index.flatten())
+    if augmentation is not None:
+        x = apply_augmentation(x, augmentation, start * stack.num, stop * stack.num)
+    x = x.view(stop - start, -1, *x.shape[2:])
+    return normalize(x, stack.data), stack.data.train_y[index]
+
+
+def _train_step(stack: _Stack, x: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+    """As `train_step`: the detached losses, (K,), and the logits, (B, K, num_classes)."""
+    logits = _logits(stack, x)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), y.flatten(), reduction="none", label_smoothing=stack.config.optim.label_smoothing
+    )
+    losses = losses.view(y.shape).mean(0)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    stack.optimizer.step(lr)
+    return losses.detach(), logits.detach()
+
+
+def _logits(stack: _Stack, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=stack.config.precision == "bf16"):
+        logits = stack.model(x)
+    return at_least_fp32(logits).view(len(x), stack.num, -1)
+
+
+@torch.inference_mode()
+def _evaluate(stack: _Stack, x: Tensor, y: Tensor) -> dict[int, tuple[float, float]]:
+    """Run -> its loss and accuracy, as `evaluate` has them, on the same images."""
+    exact = torch.float64 if x.device.type != "mps" else torch.float32
+    loss_sum = torch.zeros(stack.num, dtype=exact, device=x.device)
+    num_correct = torch.zeros(stack.num, dtype=torch.int64, device=x.device)
+    with kept_modes(stack.model):
+        stack.model.eval()
+        for k, batch in enumerate(_inputs(stack, x, EVAL_BATCH_EACH)):
+            logits = _logits(stack, batch)
+            labels = y[k * EVAL_BATCH_EACH : (k + 1) * EVAL_BATCH_EACH]
+            each = labels[:, None].expand(-1, stack.num)
+            losses = F.cross_entropy(logits.flatten(0, 1), each.flatten(), reduction="none")
+            loss_sum += losses.view(each.shape).sum(0)
+            num_correct += (logits.argmax(2) == each).sum(0)
+    sums = zip(loss_sum.tolist(), num_correct.tolist(), strict=True)
+    return {index: (loss / len(y), correct / len(y)) for index, (loss, correct) in enumerate(sums)}
+
+
+def _inputs(stack: _Stack, x: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """The same images for every network, normalized, in batches."""
+    for start in range(0, len(x), batch_size):
+        yield normalize(x[start : start + batch_size].repeat(1, stack.num, 1, 1), stack.data)
+
+
+def _outcome(
+    stack: _Stack,
+    index: int,
+    data: DeviceData,
+    history: list[Row],
+    measured: Mapping[str, tuple[float, float]] | None,
+    *,
+    eval_seconds: float,
+    num_params: int,
+) -> Outcome:
+    """How one run ended.
+
+    Args:
+        measured: split -> loss and accuracy; None for a diverged run.
+    """
+    final = final_metrics(measured or {}, data)
+    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": 0.0}
+    final["train_seconds"] = seconds["train"]
+    if measured is None:
+        return Outcome("diverged", final, history, seconds, num_params, [], None)
+    status: Status = "collapsed" if at_chance(final, data) else "finished"
+    weights = network_state(stack.model, index, stack.num)
+    return Outcome(status, final, history, seconds, num_params, [], weights)
