@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from bnexp.config import ExecConfig, RunConfig
 from bnexp.deciding import execute_in_rounds
+from bnexp.engine.batches import batched
 from bnexp.engine.execute import Job
 from bnexp.engine.process import execute_processes
 from bnexp.engine.serial import execute_serial
@@ -57,7 +58,7 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
     """Execute these runs of a plan, a line each as it ends; run id -> record for all that ended here.
 
     Args:
-        executor: auto, serial or process.
+        executor: auto, serial, process or stacked.
     """
     records: dict[str, RunRecord] = {}
     if not runs:
@@ -80,9 +81,13 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
             bar.write(f"{count}{name}  {described(planned[name], plan)}  {ending(record)}".replace("    ", "  "))
 
         jobs = [Job(run.config, run.probes) for run in runs]
-        if executor == "process" or (len(jobs) > 1 and executor != "serial"):
-            slots = min(plan.slots, len(jobs))
-            execute_processes(jobs, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
+        if executor in ("process", "stacked") or (len(jobs) > 1 and executor != "serial"):
+            batches: list[tuple[Job, ...]] = [(job,) for job in jobs]
+            if executor == "stacked":
+                sizes = [plan.worker.hosts[run.config.data].images.image_size for run in runs]
+                batches = batched(jobs, slots=plan.slots, image_sizes=sizes)
+            slots = min(plan.slots, len(batches))
+            execute_processes(batches, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:
             execute_serial(jobs, plan.worker, plan.store, on_epoch=on_epoch, on_record=on_record)
     return records

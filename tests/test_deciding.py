@@ -34,7 +34,8 @@ def test_study_stops_at_the_first_look_that_decides_it(tmp_path: Path, capsys: p
     assert "4 not needed" in out
     assert seeds_run(tmp_path) == [0, 1, 2, 3, 4, 5]
     frozen = Store(tmp_path / "results").study("clear-decided")
-    assert frozen is not None and frozen["looks"] == [6, 8]
+    assert frozen is not None
+    assert frozen["looks"] == [6, 8]
     assert train(tmp_path, "clear") == 0  # judged again, nothing is run
     assert "look 1 of 2" in capsys.readouterr().out
     assert seeds_run(tmp_path) == [0, 1, 2, 3, 4, 5]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
 from bnexp.engine.checkpoint import load_weights, save_weights
 from bnexp.engine.device import environment
 from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
+from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError
 from bnexp.identity import cell_id, run_id
 from bnexp.probes import END_PROBES, STEP_PROBES
@@ -108,6 +110,44 @@ def execute_run(
         return record
 
 
+def execute_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> list[RunRecord | None]:
+    """Execute runs of one `stack_key` side by side, each with a record of its own; or one by one where that fails.
+
+    Runs that have ended, or that another process has in hand, are left to `execute_run`.
+
+    Returns:
+        As `execute_run`, of each job in its place.
+    """
+    names = [run_id(job.config) for job in jobs]
+    with ExitStack() as locks:
+        held = [locks.enter_context(store.lock(name, timeout_seconds=0.0)) for name in names]
+        fresh = [job for job, name, mine in zip(jobs, names, held, strict=True) if mine and _is_fresh(name, store)]
+        if len(fresh) > 1:
+            _train_stack(fresh, worker, store)
+    return [execute_run(job.config, worker.measuring(job.probes), store) for job in jobs]
+
+
+def _is_fresh(name: str, store: Store) -> bool:
+    """Whether a run has neither ended nor left a checkpoint to go on from."""
+    record = store.record(name)
+    return (record is None or record.status == "failed") and not store.checkpoint_path(name).exists()
+
+
+def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> None:
+    """Train and record runs side by side; where that raises, nothing is recorded, for one of them may be to blame."""
+    configs = [job.config for job in jobs]
+    torch.set_num_threads(worker.threads)
+    for config in configs:
+        store.write_config(run_id(config), config.to_dict())
+    try:
+        outcomes = train_stack(configs, worker.data(configs[0].data), worker.device)
+    except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
+        print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
+        return
+    for config, outcome in zip(configs, outcomes, strict=True):
+        _record(config, outcome, worker, store, {"probes": {}, "stack": len(jobs)})
+
+
 def write_failure(record: RunRecord, store: Store, details: str) -> None:
     """Leave a failed record and its traceback; where not even that can be written, the sweep goes on without.
 
@@ -144,6 +184,18 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
 
     probes = {key: dict(options) for key, options in worker.exec.probes.items() if key in STEP_PROBES}
     outcome = _train_run(config, name, worker, store, threads=worker.threads, probes=probes, on_epoch=log)
+    return _record(config, outcome, worker, store, {"probes": probes})
+
+
+def _record(
+    config: RunConfig, outcome: Outcome, worker: Worker, store: Store, execution: Mapping[str, Any]
+) -> RunRecord:
+    """Write all that training gave, the record last.
+
+    Args:
+        execution: what `exec` of the record says besides the worker's.
+    """
+    name = run_id(config)
     store.write_history(name, outcome.history)
     store.write_probes(name, outcome.probes)
     _write_weights(name, outcome, store)
@@ -153,7 +205,7 @@ def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch:
         cell_id=cell_id(config),
         status=outcome.status,
         config=config.to_dict(),
-        exec=_exec_dict(worker.exec, worker) | {"probes": probes},
+        exec=_exec_dict(worker.exec, worker) | dict(execution),
         final=outcome.final,
         seconds=outcome.seconds,
         environment=environment(worker.device, config.precision),
@@ -182,8 +234,8 @@ def _repeat(
 ) -> RunRecord:
     """Train an ended run again for the probes that it lacks; nothing of it is touched before it has ended alike.
 
-    Alike is to the bit on a CPU. Elsewhere sums are not repeatable: there it is the status alone, and what the probes
-    measured is of a run that differs by rounding.
+    Alike is to the bit on a CPU. Elsewhere sums are not repeatable, and neither are those of a run that was trained in
+    a stack: there it is the status alone, and what the probes measured is of a run that differs by rounding.
 
     Raises:
         RunError: it ended otherwise.
@@ -193,7 +245,7 @@ def _repeat(
     threads = done.exec.get("threads", worker.threads)  # sums depend on it
     outcome = _train_run(config, name, worker, store, threads=threads, probes=missing, on_epoch=lambda row: on_epoch())
     before = (_untimed(done.final), [_untimed(row) for row in store.history(name)])
-    repeatable = worker.device.type == "cpu" and done.exec.get("device") == "cpu"
+    repeatable = worker.device.type == "cpu" and done.exec.get("device") == "cpu" and "stack" not in done.exec
     alike = not repeatable or before == (_untimed(outcome.final), [_untimed(row) for row in outcome.history])
     if done.status != outcome.status or not alike:
         store.checkpoint_path(name).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Job, Worker, execute_run, failed_record, write_failure
+from bnexp.engine.execute import Job, Worker, execute_run, execute_stack, failed_record, write_failure
 from bnexp.identity import run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -33,16 +33,16 @@ TELL_SECONDS = 0.2  # least time between two messages about epochs
 
 @dataclass
 class _Slot:
-    """A living worker and the run that it has in hand."""
+    """A living worker and the runs that it has in hand: one, or a stack."""
 
     index: int
     process: BaseProcess
     pipe: Connection
-    job: Job | None = None
+    jobs: tuple[Job, ...] = ()
 
 
 def execute_processes(
-    jobs: Sequence[Job],
+    batches: Sequence[tuple[Job, ...]],
     worker: Worker,
     store: Store,
     *,
@@ -50,28 +50,33 @@ def execute_processes(
     on_epoch: Callable[[RunConfig], None],
     on_record: Callable[[RunConfig, RunRecord | None], None],
 ) -> None:
-    """Execute in order of `jobs`, `slots` at a time; calls back as `execute_serial` does, in order of completion."""
-    pending = deque(jobs)
+    """Execute in order of `batches`, `slots` at a time; calls back as `execute_serial` does, in order of completion.
+
+    The runs of a batch are trained side by side; where its worker dies, they are tried again one by one.
+    """
+    pending = deque(batches)
     living: list[_Slot] = []
     try:
-        while pending or any(slot.job is not None for slot in living):
+        while pending or any(slot.jobs for slot in living):
             while pending and len(living) < slots:
                 used = {slot.index for slot in living}
                 free = next(index for index in range(slots) if index not in used)
                 living.append(_start(worker, store, index=free))
             for slot in living:
-                if slot.job is None and pending:
+                if not slot.jobs and pending:
                     try:
                         slot.pipe.send(pending[0])
                     except BrokenPipeError:  # it died while idle: the run stays pending, a fresh worker comes
                         continue
-                    slot.job = pending.popleft()
+                    slot.jobs = pending.popleft()
             wait([handle for slot in living for handle in (slot.pipe, slot.process.sentinel)])
             for slot in list(living):
                 if not _listen(slot, on_epoch, on_record):
                     living.remove(slot)
-                    if slot.job is not None:
-                        on_record(slot.job.config, _record_death(slot, slot.job, worker, store))
+                    if len(slot.jobs) > 1:
+                        pending.extendleft((job,) for job in reversed(slot.jobs))
+                    for job in slot.jobs if len(slot.jobs) == 1 else ():
+                        on_record(job.config, _record_death(slot, job, worker, store))
     finally:
         for slot in living:
             slot.process.terminate()
@@ -109,9 +114,13 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
             epochs, told_at = 0, time.monotonic()
 
     while True:
-        job = pipe.recv()
+        jobs = pipe.recv()
         epochs = 0  # what the last run did not tell, its record told
-        pipe.send(execute_run(job.config, worker.measuring(job.probes), store, on_epoch=on_epoch))
+        if len(jobs) > 1:
+            pipe.send(execute_stack(jobs, worker, store))
+        else:
+            (job,) = jobs
+            pipe.send([execute_run(job.config, worker.measuring(job.probes), store, on_epoch=on_epoch)])
 
 
 def _die_with(parent: int) -> None:
@@ -128,13 +137,13 @@ def _listen(
     try:
         while slot.pipe.poll():
             message = slot.pipe.recv()
-            assert slot.job is not None
             if isinstance(message, int):
                 for _ in range(message):
-                    on_epoch(slot.job.config)
+                    on_epoch(slot.jobs[0].config)
                 continue
-            job, slot.job = slot.job, None
-            on_record(job.config, message)
+            jobs, slot.jobs = slot.jobs, ()
+            for job, record in zip(jobs, message, strict=True):
+                on_record(job.config, record)
     except (EOFError, ConnectionResetError):
         slot.process.join()
     return slot.process.is_alive()
