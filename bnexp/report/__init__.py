@@ -12,7 +12,7 @@ from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import Selection, own_best_effects, select
 from bnexp.report.figures import FIGURE_NAMES, FigureFile, draw_figures
 from bnexp.report.folder import PAGE, publish
-from bnexp.report.judged import judge_started, nothing_ended
+from bnexp.report.judged import judge_started, nothing_ended, rounds_words
 from bnexp.report.page import render_page
 from bnexp.report.printing import plain_text, wrap
 from bnexp.report.tables import TABLES, Table, make_tables, write_tables
@@ -123,7 +123,10 @@ def _of_study(store: Store, name: str) -> Numbers:
             *make_tables(selection, store, effects=False),
         ],
         readings=[verdict_sentence(claim, selection) for claim in claims],
-        remarks=exploratory + notes(selection, corrected=True) + completeness(judged.frame, is_study=True),
+        remarks=exploratory
+        + rounds_words(judged)
+        + notes(selection, corrected=True)
+        + completeness(judged.frame, is_study=True),
     )
 
 

@@ -99,6 +99,8 @@ def collect(store: Store, declared: Mapping[str, StudySpec]) -> Audit:
     asides: list[Aside] = []
     for key in store.study_names():
         found = _started(reader, key, declared)
+        if isinstance(found, Entry) and found.spec.name in started.get(found.tier, {}):
+            found = Aside(key, "decided in rounds; the table has the study with all its seeds")
         if isinstance(found, Aside):
             asides.append(found)
         else:

@@ -10,6 +10,7 @@ from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.flips import UNJUDGED, answers
 from bnexp.report.audit_data import Entry
 from bnexp.report.effect_words import compared, scale_of
+from bnexp.report.judged import rounds_words
 from bnexp.report.verdict_words import effect_words, survival_words
 from bnexp.report.words import count
 from bnexp.study import StudySpec
@@ -110,7 +111,7 @@ def left_out(entry: Entry) -> list[str]:
     undeclared = sorted({seed for claim in entry.claims for seed in claim.verdict.undeclared})
     if undeclared:
         found.append(f"Seeds that were not declared: {', '.join(map(str, undeclared))}.")
-    return found or ["No declared run is missing, and none has crashed."]
+    return [*rounds_words(entry.judged), *found] or ["No declared run is missing, and none has crashed."]
 
 
 def tally(entries: Iterable[Entry], *, primary: bool = False) -> dict[str, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnexp.analysis.claims import ClaimVerdict, declared_of, judge_study, load_study
 from bnexp.analysis.frame import Frame
+from bnexp.analysis.rounds import judge_rounds
 from bnexp.analysis.select import Selection
+from bnexp.analysis.sequential import Look, plan_looks
 from bnexp.errors import ConfigError, StoreError
 from bnexp.store import Store
 from bnexp.study import StudySpec, declaration_hash, study_from_dict
@@ -25,6 +27,9 @@ class Judged:
         frozen: study.json.
         spec: what it declares, at the one tier it was started at.
         claims: the verdicts, by comparison and stratum.
+        looks: where seeds are added in rounds, those that were planned.
+        num_looks: how many of them have been judged.
+        decided: no more seeds are to be added.
     """
 
     name: str
@@ -33,6 +38,9 @@ class Judged:
     frame: Frame
     selection: Selection
     claims: list[ClaimVerdict]
+    looks: tuple[Look, ...] = ()
+    num_looks: int = 0
+    decided: bool = False
 
 
 def judge_started(store: Store, name: str) -> Judged:
@@ -47,7 +55,31 @@ def judge_started(store: Store, name: str) -> Judged:
     if selection is None:
         raise nothing_ended(f"study {name!r}", frame)
     declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
+    if declared is not None and frozen.get("looks"):
+        looks = plan_looks(frozen["looks"])
+        rounds = judge_rounds(selection, spec, declared, looks)
+        if rounds.stop:  # what was not run was not needed
+            frame = replace(frame, missing=())
+        return Judged(name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop)
     return Judged(name, frozen, spec, frame, selection, judge_study(selection, spec, declared=declared))
+
+
+def rounds_words(judged: Judged) -> list[str]:
+    """How seeds were added, where they were added in rounds."""
+    if not judged.looks:
+        return []
+    planned = ", ".join(str(look.num_pairs) for look in judged.looks)
+    told = (
+        f"Seeds are added in rounds: judged at {planned} seeds, each time at a level of its own, which together allow "
+        "the 5 % that one look would have."
+    )
+    if not judged.num_looks:
+        return [f"{told} Not all runs of the first look are there yet."]
+    at = f"look {judged.num_looks} of {len(judged.looks)}, {judged.looks[judged.num_looks - 1].num_pairs} seeds"
+    if not judged.decided:
+        return [f"{told} So far: {at}."]
+    early = " An effect that ends a study early tends to look larger than it is."
+    return [f"{told} Ended at {at}.{early if judged.num_looks < len(judged.looks) else ''}"]
 
 
 def read_frozen(store: Store, name: str) -> tuple[dict[str, Any], StudySpec]:

@@ -12,7 +12,7 @@ from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.select import Selection
 from bnexp.report.effect_words import OF_FAILURES, Scale, claimed, compared, contrasted, measured, scale_of, sides
 from bnexp.report.style import GREY, OUTCOME_LOOKS, legend_below
-from bnexp.report.verdict_words import counted
+from bnexp.report.verdict_words import counted, level_words
 
 MOST_ROWS = 24
 WIDTH, ROW, LINE, PANEL = 7.4, 0.33, 0.16, 0.95  # inches: the figure, a row, a line of its label, the rest of a panel
@@ -22,10 +22,10 @@ POINTS_PER_LETTER = 5.6  # of an outcome in bold
 CLAIMED, SMALL = "#dcebf7", "#e4e4e4"
 FACTORS_SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 HOW_TO_READ = (
-    "What was claimed, and what the seeds say. Circle: one seed; diamond and bar: mean and 95 % t interval, with the "
-    "verdict and the numbers at the right. Grey: smaller than the declared margin; blue: where the claim holds. Each "
-    "arm runs at its own best learning rate, unless learning rates are what is compared. The verdicts are corrected "
-    "for their number, the intervals are not."
+    "What was claimed, and what the seeds say. Circle: one seed; diamond and bar: mean and t interval ({level}), "
+    "with the verdict and the numbers at the right. Grey: smaller than the declared margin; blue: where the claim "
+    "holds. Each arm runs at its own best learning rate, unless learning rates are what is compared. The verdicts are "
+    "corrected for their number, the intervals are not."
 )
 Drawn = tuple[Any, str] | None
 
@@ -221,7 +221,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
         Patch(facecolor=SMALL),
         Patch(facecolor=CLAIMED, edgecolor="#9bbbd6", linewidth=0.5),
     ]
-    labels = ["one seed", "mean and 95 % interval", "too small to matter", "what is claimed"]
+    labels = ["one seed", "mean and interval", "too small to matter", "what is claimed"]
     if any(map(failed_seeds, claims)):
         handles.append(Line2D([], [], marker="x", linestyle="", color="#9a4f00", markersize=5, markeredgewidth=1.3))
         labels.append("a run failed")
@@ -229,7 +229,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
 
 
 def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
-    caption = HOW_TO_READ
+    caption = HOW_TO_READ.format(level=level_words(shown))
     if any(map(failed_seeds, shown)):
         caption += (
             " ×: a seed with a run that diverged, collapsed or never got there, counted in the mean; the axis spans "

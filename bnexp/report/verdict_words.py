@@ -39,7 +39,7 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
         })  # fmt: skip
         shown.append({
             "stratum": claim.stratum, "compared": compared(comparison), "claimed": claimed(comparison),
-            "verdict": claim.outcome, "effect [95 %]": effect_words(claim),
+            "verdict": claim.outcome, f"effect [{level_words(claims)}]": effect_words(claim),
             "p (Holm)": "—" if effect is None else _p(effect.p_holm), "n": str(verdict.num_pairs),
             "read otherwise": survival_words(claim) or "—",
         })  # fmt: skip
@@ -100,6 +100,11 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
     if verdict.needed is not None:
         parts.append(_needed(claim))
     return " ".join([*parts, *_failures(claim), *_otherwise(claim)])
+
+
+def level_words(claims: Sequence[ClaimVerdict]) -> str:
+    """What the intervals cover: 95 %, or where seeds were added in rounds, what the look has that decided."""
+    return "95 %" if all(claim.look is None for claim in claims) else "at its look's level"
 
 
 def effect_words(claim: ClaimVerdict) -> str:
