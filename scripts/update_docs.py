@@ -38,7 +38,8 @@ tier, `bnexp report NAME` judges it; `study=all` runs every one, and shares the 
   primary one.
 - *Supported* is the side of the texts under *the texts*, *contradicted* the opposite one. Where texts contradict one
   another, *against* has those of the other side.
-- The sides, margins and seeds stood before the first run. Nobody tunes a study until it agrees with a text.
+- The sides, margins and seeds stood before the first run, but for what CHANGELOG.md discloses. Nobody tunes a study
+  until it agrees with a text.
 """
 
 

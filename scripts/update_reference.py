@@ -3,6 +3,8 @@
     python scripts/update_reference.py placement-small lr-range-small [--results DIR]
     python scripts/update_reference.py ioffe-mnist recurrent-mnist --mnist DIR
     python scripts/update_reference.py santurkar-cifar --cifar DIR
+    python scripts/update_reference.py audit-small
+    python scripts/update_reference.py audit-medium --mnist DIR --cifar DIR
 
 Runs that are in the results folder already are not repeated, so an interrupted call goes on where it was. Commit
 first: the page says which commit made it.
@@ -18,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.report import make_report
+from bnexp.report.audit import make_audit
 from bnexp.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
+AUDIT_TABLE = Path("tables", "audit.md")
+VERDICTS = "verdicts"  # the end of the names of an audit's main figures
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Recipe:
         title: what a reader of its page is told first.
         commands: arguments of `bnexp`; $MNIST and $CIFAR stand for folders of the user's.
         study: the declared study that it is, else None.
+        audit: it is the audit over all the studies that were run.
     """
 
     title: str
     commands: tuple[str, ...]
     study: str | None = None
+    audit: bool = False
 
 
 def study_recipe(name: str) -> Recipe:
@@ -55,7 +62,24 @@ RECURRENT = (
     "data=mnist data.root=$MNIST model=lstm model.width=100 batch_size=256 epochs=4 optim=rmsprop optim.clip_norm=1 "
     "lr=0.005"
 )
+MEDIUM = (
+    ("placement,lr-range,depth,small-batch", "$MNIST"),
+    ("shift-cause", "$CIFAR"),
+)
 RECIPES = {
+    "audit-small": Recipe(
+        "The audit: all 26 declared studies, small tier, on the embedded digits. What it says holds for these 8×8 "
+        "digits and these small networks. Verdicts are what the declared rule made of the runs; the flip maps are on "
+        "the page that `bnexp report` makes.",
+        ("train -m study=all tier=small exec.executor=stacked",),
+        audit=True,
+    ),
+    "audit-medium": Recipe(
+        "The audit, medium tier, of five studies: placement, lr-range, depth and small-batch on MNIST, shift-cause on "
+        "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). The others were not run.",
+        tuple(f"train -m study={names} tier=medium data.root={root}" for names, root in MEDIUM),
+        audit=True,
+    ),
     "placement-small": study_recipe("placement"),
     "lr-range-small": study_recipe("lr-range"),
     "ioffe-mnist": Recipe(
@@ -112,8 +136,9 @@ def main() -> int:
 
 def update(store: Store, recipe: Recipe, folder: Path) -> None:
     """Replace a reference folder by what the records of a finished sweep give."""
-    result = make_report(store, recipe.study)
+    result = make_audit(store) if recipe.audit else make_report(store, recipe.study)
     frozen = None if recipe.study is None else store.study(recipe.study)
+    figures = [figure for figure in result.figures if not recipe.audit or figure.name.endswith(VERDICTS)]
     records = list(store.records(None if frozen is None else frozen["run_ids"]))
     hardware = sorted({f"{r.environment['device']}, torch {r.environment['torch']}, "
                        f"{r.environment['threads']} thread(s) a run" for r in records})  # fmt: skip
@@ -122,8 +147,8 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
     (folder / "tables").mkdir()
-    for path in sorted(result.html.parent.glob("figures/*.png")):
-        shutil.copy(path, folder / "figures")
+    for figure in figures:
+        shutil.copy(result.html.parent / "figures" / f"{figure.name}.png", folder / "figures")
     for path in sorted(result.html.parent.glob("tables/*.csv")):
         shutil.copy(path, folder / "tables")
     commands = [f"bnexp {command}" for command in recipe.commands]
@@ -142,13 +167,15 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
         f"- runs: {len(records)}, {seconds / 60:.1f} minutes of training, evaluation and probes summed over the runs",
         *([] if frozen is None else [f"- declaration: {frozen['hash'][:16]}"]),
         "",
-        "```",
-        result.table,
-        "```",
+        *(
+            ["```", result.table, "```"]
+            if not recipe.audit
+            else [(result.html.parent / AUDIT_TABLE).read_text().rstrip()]
+        ),
     ]
     measured = result.html.parent / "tables" / "probes.md"
     lines += ["", measured.read_text().rstrip()] if measured.exists() else []
-    for figure in result.figures:
+    for figure in figures:
         lines += ["", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption]
     lines.append("")
     (folder / "README.md").write_text("\n".join(lines))
