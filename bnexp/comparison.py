@@ -55,6 +55,7 @@ class Comparison:
         target: what an epochs_to_target and its like have to reach; None: the tier's.
         over: the config key whose values are the levels.
         levels: arm -> its level, a number above 0, in ascending order.
+        premise: no claim of its own: the study's other comparisons are invalid in a stratum where it is not supported.
         within: good is also to be no worse than the arm's own best level by more than this.
     """
 
@@ -72,6 +73,7 @@ class Comparison:
     reference: float | None = None
     within: float | None = None
     budget: int | None = None
+    premise: bool = False
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -123,6 +125,8 @@ def parse_comparison(prefix: str, raw: Any, *, arms: Iterable[str], metric: str,
         if key in given and given[key] not in [*METRICS, *MEASURES]:
             raise ConfigError(f"{prefix}.{key}", got=given[key], choices=[*METRICS, *MEASURES])
     _check_over(prefix, given, strata)
+    if not isinstance(given.get("premise", False), bool):
+        raise ConfigError(f"{prefix}.premise", got=given["premise"], hint="expected true or false")
     comparison = Comparison(**{
         **given,
         **{key: float(_number(f"{prefix}.{key}", given[key])) for key in ("target", "reference") if key in given},

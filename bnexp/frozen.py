@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from bnexp.analysis.sequential import default_looks
-from bnexp.errors import ConfigError
+from bnexp.errors import ConfigError, StoreError
 from bnexp.identity import canonical_json
 from bnexp.planned import Plan, PlannedPart
 from bnexp.request import Request, StudyRequest
@@ -59,6 +59,8 @@ def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: 
     declaration = json.loads(canonical_json(study.spec.declaration(study.tier)))
     digest, key, fork = declaration_hash(declaration), study.key, {}
     before = store.study(key)
+    if before is not None and not {"hash", "declaration", "run_ids"} <= set(before):
+        raise StoreError(f"{str(store.study_path(key))!r} is no frozen study: remove it, or use another results folder")
     if before is not None and before["hash"] != digest and not study.overrides:
         changed = changed_keys(before["declaration"], declaration)
         if not request.fork:

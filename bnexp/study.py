@@ -225,6 +225,10 @@ def _comparisons(raw: Any, arms: Mapping[str, Any], metric: str, strata: Sequenc
         comparison = parse_comparison(where, entry, arms=arms, metric=metric, strata=strata)
         if comparison in found:
             raise ConfigError(where, got=entry, hint=f"is comparison {found.index(comparison)} too")
+        first = found[0] if found else comparison
+        if comparison.premise and (comparison is first or comparison.over != first.over):
+            hint = "a premise stands behind the comparison that needs it, and goes over the same"
+            raise ConfigError(f"{where}.premise", got=True, hint=hint)
         found.append(comparison)
     return tuple(found)
 

@@ -63,6 +63,7 @@ def test_group_choice_brings_its_own_options() -> None:
         (["-m", "study=placment"], "did you mean 'placement'"),
         (["-m", "study=placement,typo"], "study: 'typo' is not one of"),
         (["-m", "study=placement", "tier=huge"], "tier: 'huge' is not one of small, medium, full"),
+        (["-m", "study=placement", "study=noise"], "given twice; several studies are study=A,B"),
         (["--fork", "lr=0.1"], "it is a study that is forked: add study=NAME and -m"),
         (["tier=small"], "a tier belongs to a study"),
         (["model=3"], "model: '3' is not one of cnn"),

@@ -18,11 +18,13 @@ from bnexp.analysis.select import Selection, level_of, select
 from bnexp.analysis.shapes import View, contrast_of
 from bnexp.analysis.verdicts import Verdict, judge_family
 from bnexp.comparison import Comparison
+from bnexp.metrics import metric_of
 from bnexp.store import Store
 from bnexp.study import StudySpec
 
 Key = TypeVar("Key")
 STATISTICS = ("precise", "batch")  # what a trained network can be evaluated with besides its running statistics
+TIMES = ("seconds_to_target", "images_per_second", "train_seconds")
 POOR_INITS = ("default", "normal")  # of weights whose scale knows nothing of the layer, or of the activation
 
 
@@ -131,7 +133,7 @@ def judge_study(
     absent = {comparison: _absent(comparison, selection, declared) for comparison in study.comparisons}
     contrasts = [_checked(view, *key, declared) for key in keys]
     own = [{None: contrast} for contrast in contrasts]
-    judged = _judge_families(own, keys, gates, absent, alpha)
+    judged = _under_premises(_judge_families(own, keys, gates, absent, alpha), keys)
     readings = [
         _judge_families([kind(view, *key) for key in keys], keys, gates, absent, alpha)
         for kind in (_at_same_rates, _under_statistics)
@@ -183,6 +185,30 @@ def _judge_families(
     return found
 
 
+def _under_premises(
+    judged: list[dict[None, Verdict]], keys: Sequence[tuple[Comparison, str]]
+) -> list[dict[None, Verdict]]:
+    """A claim is drawn from its comparison only where the study's premises hold in the same stratum."""
+    premises = [(key, found[None]) for key, found in zip(keys, judged, strict=True) if key[0].premise]
+    return [
+        {None: found[None] if key[0].premise else _on_premises(found[None], [p for p in premises if p[0][1] == key[1]])}
+        for key, found in zip(keys, judged, strict=True)
+    ]
+
+
+def _on_premises(verdict: Verdict, premises: Sequence[tuple[tuple[Comparison, str], Verdict]]) -> Verdict:
+    for (comparison, _), premise in premises:
+        if premise.outcome == "supported" or verdict.outcome in ("untested", "invalid"):
+            continue
+        what = f"{comparison.treatment} against {comparison.control} in {metric_of(str(comparison.measure)).label}"
+        open_yet = premise.outcome in ("inconclusive", "untested")
+        reason = f"its premise is {premise.outcome}: {what}"
+        verdict = replace(
+            verdict, outcome=premise.outcome if open_yet else "invalid", reason=reason, effect=None, needed=None
+        )
+    return verdict
+
+
 def view_of(selection: Selection, declared: Declared | None) -> View:
     """Each arm at its own best learning rate."""
     ladder = selection.reported_seeds(selection.runs)
@@ -203,12 +229,18 @@ def gate_of(selection: Selection, study: StudySpec, comparison: Comparison, grou
     """Why the arm without a norm is a strawman here, in a phrase; empty where it is none.
 
     Its initial values must suit its layers, unless the study looks at other ones as a stratum of their own. That its
-    search was as wide as the others' is checked where it is judged: a rate that it lacks leaves it untested.
+    search was as wide as the others' is checked where it is judged: a rate that it lacks leaves it untested. And times
+    are compared of runs that were timed alike alone.
     """
+    strata, runs = selection.groups(comparison.over).get(group, []), selection.runs
+    if comparison.measure in TIMES:
+        reported = selection.reporting()
+        here = reported[reported["arm"].isin(comparison.arms) & reported["stratum"].isin(strata)]
+        ways = sorted(here["timed"].unique())
+        if len(ways) > 1:
+            return f"its runs were not timed alike: {' and '.join(ways)}"
     if "model.init" in study.strata:
         return ""
-    strata = selection.groups(comparison.over).get(group, [])
-    runs = selection.runs
     bare = runs[runs["arm"].isin(comparison.arms) & runs["stratum"].isin(strata) & (runs["norm.kind"] == "none")]
     poor = sorted({str(init) for init in bare["model.init"]} & set(POOR_INITS))
     if not poor:

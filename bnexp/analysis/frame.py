@@ -20,7 +20,7 @@ class Frame:
 
     Attributes:
         runs: a row for each run that ended and can be scored: run_id, cell_id, status, dotted config keys, final
-            metrics, train_seconds, num_params, and `environment`, a dict.
+            metrics, train_seconds, num_params, `environment`, a dict, and `timed`, what its seconds depend on.
         failed: crashed runs: never scored, always named.
         missing: planned runs without a record.
     """
@@ -102,7 +102,15 @@ def _row(record: RunRecord) -> dict[str, Any]:
         **record.final,
         "num_params": record.num_params,
         "environment": record.environment,
+        "timed": _timed(record),
     }
+
+
+def _timed(record: RunRecord) -> str:
+    """What a run's seconds depend on besides the run."""
+    names = ("device", "threads")
+    return ", ".join([*(f"{name} {record.environment.get(name)}" for name in names),
+                      f"{record.exec.get('stack', 1)} side by side"])  # fmt: skip
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

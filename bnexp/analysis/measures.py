@@ -1,9 +1,10 @@
 """Measures that are derived from a run's record, history and probes: what each is, to the letter.
 
 A run that failed, be it diverged or collapsed, is scored where there is a rule for it: its accuracies are chance, and
-it never reaches a target. Everything else is nan where it is undefined. That is all of a diverged run but what was
-measured before its first update; of a collapsed run it is what only a network that learned something has: a
-generalization gap, and accuracy to lose. What a run did not measure is nan, never a guess.
+it never reaches a target. Accuracies under several statistics are chance of a diverged run alone: whether a run has
+collapsed is itself read off its running statistics. Everything else is nan where it is undefined. That is all of a
+diverged run but what was measured before its first update; of a collapsed run it is what only a network that learned
+something has: a generalization gap, and accuracy to lose. What a run did not measure is nan, never a guess.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def with_measures(runs: pd.DataFrame, store: Store, wanted: Sequence[tuple[str, 
     """
     derived: dict[str, tuple[str, float | None]] = {}
     for name, target in wanted:
-        if metric_of(name).name not in METRICS or name in OTHERS:
+        if name not in METRICS or name in OTHERS:
             derived[column(name, target)] = (name, target)
         if name in NEEDS_TARGET and target is None:
             raise ValueError(f"{name} needs a target")
@@ -91,7 +92,8 @@ def _value(run: Run, name: str, target: float | None) -> float:
         at_failure = run.final("chance_val_accuracy") if metric_of(name).unit == "fraction" else math.inf
         return at_failure if status in UNHEALTHY else OF_HISTORY[name](run, target)
     if name in ACCURACIES:
-        return run.final("chance_test_accuracy") if status in UNHEALTHY else _accuracy(run, ACCURACIES[name])
+        # that a run collapsed was read off its running statistics: others may tell another story of the same weights
+        return run.final("chance_test_accuracy") if status == "diverged" else _accuracy(run, ACCURACIES[name])
     defined = status not in UNDEFINED_AT.get(name, ("diverged",))
     return OTHERS[name](run) if defined else math.nan
 

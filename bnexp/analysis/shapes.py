@@ -11,7 +11,7 @@ import pandas as pd
 from bnexp.analysis import contrasts, ladders
 from bnexp.analysis.contrasts import Arm, Contrast, arm_of
 from bnexp.analysis.frame import score
-from bnexp.analysis.measures import column
+from bnexp.analysis.measures import ACCURACIES, column
 from bnexp.analysis.select import Selection
 from bnexp.comparison import Comparison
 from bnexp.errors import StoreError
@@ -47,9 +47,9 @@ class View:
 
     def arm(self, name: str, stratum: str, comparison: Comparison, *, measure: str | None = None) -> Arm:
         """The seeds of an arm in a stratum with their values of the comparison's measure."""
-        cell = self.selection.cell(self.runs, name, stratum)
-        values = _values(cell, comparison, measure or comparison.measure)
-        rows = zip(cell["seed"], values, ~cell["healthy"], strict=True)
+        cell, measure = self.selection.cell(self.runs, name, stratum), measure or comparison.measure
+        failed = cell["status"] == "diverged" if measure in ACCURACIES else ~cell["healthy"]
+        rows = zip(cell["seed"], _values(cell, comparison, measure), failed, strict=True)
         return arm_of(name, ((int(seed), float(value), bool(failed)) for seed, value, failed in rows))
 
 

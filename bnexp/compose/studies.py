@@ -44,6 +44,10 @@ def asked_for(arguments: Arguments) -> tuple[list[Asked], tuple[str, ...]]:
     Raises:
         ConfigError: no such study or tier, or an override of what the studies have declared.
     """
+    given = [key_of(o) for o in arguments.overrides if key_of(o) in OF_STUDIES]
+    for key in given:
+        if given.count(key) > 1:
+            raise ConfigError(key, got=given, hint="this key is given twice; several studies are study=A,B")
     named = dict(o.partition("=")[::2] for o in arguments.overrides if key_of(o) in OF_STUDIES)
     own = [o for o in arguments.overrides if key_of(o) not in OF_STUDIES]
     if named.get("stop", STOPS[0]) not in STOPS:

@@ -121,10 +121,16 @@ def execute_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> list[Run
     names = [run_id(job.config) for job in jobs]
     with ExitStack() as locks:
         held = [locks.enter_context(store.lock(name, timeout_seconds=0.0)) for name in names]
-        fresh = [job for job, name, mine in zip(jobs, names, held, strict=True) if mine and _is_fresh(name, store)]
-        if len(fresh) > 1:
-            _train_stack(fresh, worker, store)
-    return [execute_run(job.config, worker.measuring(job.probes), store) for job in jobs]
+        try:
+            fresh = [job for job, name, mine in zip(jobs, names, held, strict=True) if mine and _is_fresh(name, store)]
+            if len(fresh) > 1:
+                _train_stack(fresh, worker, store)
+        except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
+            print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
+    return [
+        execute_run(job.config, worker.measuring(job.probes), store) if mine else None
+        for job, mine in zip(jobs, held, strict=True)
+    ]
 
 
 def _is_fresh(name: str, store: Store) -> bool:
@@ -134,16 +140,12 @@ def _is_fresh(name: str, store: Store) -> bool:
 
 
 def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> None:
-    """Train and record runs side by side; where that raises, nothing is recorded, for one of them may be to blame."""
+    """Train and record runs side by side."""
     configs = [job.config for job in jobs]
     torch.set_num_threads(worker.threads)
     for config in configs:
         store.write_config(run_id(config), config.to_dict())
-    try:
-        outcomes = train_stack(configs, worker.data(configs[0].data), worker.device)
-    except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
-        print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
-        return
+    outcomes = train_stack(configs, worker.data(configs[0].data), worker.device)
     for config, outcome in zip(configs, outcomes, strict=True):
         _record(config, outcome, worker, store, {"probes": {}, "stack": len(jobs)})
 
@@ -196,6 +198,7 @@ def _record(
         execution: what `exec` of the record says besides the worker's.
     """
     name = run_id(config)
+    store.error_path(name).unlink(missing_ok=True)
     store.write_history(name, outcome.history)
     store.write_probes(name, outcome.probes)
     _write_weights(name, outcome, store)

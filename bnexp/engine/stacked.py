@@ -117,8 +117,8 @@ def train_stack(
 ) -> list[Outcome]:
     """Train runs of one `stack_key` side by side; each ends as `train_run` would end it.
 
-    Seconds, which the runs spend together, are shared out in equal parts among those that have not diverged: summed
-    over the runs they are those of the stack, and images_per_second is that of the stack.
+    Seconds, which the runs spend together, are shared out in equal parts, also to runs that have diverged, for they are
+    computed to the end; images_per_second is that of the stack.
 
     Args:
         configs: with a resolved precision.
@@ -132,7 +132,7 @@ def train_stack(
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     for epoch in range(stack.config.epochs):
-        rows = _train_epoch(stack, epoch, shares=len(alive))
+        rows = _train_epoch(stack, epoch)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
         validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
@@ -178,12 +178,8 @@ def _start(configs: Sequence[RunConfig], data: DeviceData, device: torch.device)
     return _Stack(configs, wide, model, StackedOptimizer(model, configs))
 
 
-def _train_epoch(stack: _Stack, epoch: int, *, shares: int) -> list[Row]:
-    """As `train_epoch`, a row for each run.
-
-    Args:
-        shares: runs that the seconds are shared out among.
-    """
+def _train_epoch(stack: _Stack, epoch: int) -> list[Row]:
+    """As `train_epoch`, a row for each run."""
     started = time.perf_counter()
     config, data, device = stack.config, stack.data, stack.data.train_x.device
     batch_size = config.batch_size
@@ -208,7 +204,7 @@ def _train_epoch(stack: _Stack, epoch: int, *, shares: int) -> list[Row]:
             # what `train_epoch` looks at on the host, kept on the device: no step waits for it
             marks.append((k + 1, loss_sum.clone(), num_correct.clone()))
     told = [(steps, sums.tolist(), correct.tolist()) for steps, sums, correct in marks]
-    train_seconds = (time.perf_counter() - started) / shares
+    train_seconds = (time.perf_counter() - started) / stack.num
     rows = []
     for index in range(stack.num):
         steps_done, sums, correct = next((m for m in told if not math.isfinite(m[1][index])), told[-1])

@@ -124,9 +124,11 @@ def _started(store: Store, key: str, declared: Mapping[str, StudySpec]) -> Entry
     except BnexpError as error:
         return _unreadable(key, declared, error)
     if frozen["exploratory"]:
-        return Aside(key, f"exploratory, changed on the command line: {' '.join(frozen['overrides'])}")
+        return Aside(key, f"exploratory, changed on the command line: {' '.join(frozen.get('overrides', ()))}")
     if "fork_of" in frozen:
-        return Aside(key, f"a fork of {frozen['fork_of']} under another declaration: {', '.join(frozen['changed'])}")
+        return Aside(
+            key, f"a fork of {frozen['fork_of']} under another declaration: {', '.join(frozen.get('changed', ()))}"
+        )
     tier = str(frozen["tier"])
     ours = spec.name in declared
     changed = ours and (

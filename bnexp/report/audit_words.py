@@ -20,8 +20,11 @@ FEW = 3  # strata that are told one by one
 
 
 def verdict_word(claims: Sequence[ClaimVerdict]) -> str:
-    """One word where all verdicts agree, else `mixed: 2 supported, 1 inconclusive`, the primary comparison's first."""
-    counts = Counter(claim.outcome for claim in claims)  # in the order in which they come
+    """One word where all verdicts agree, else `mixed: 2 supported, 1 inconclusive`, the primary comparison's first.
+
+    Premises do not count: what they come to shows in the verdicts that rest on them.
+    """
+    counts = Counter(claim.outcome for claim in claims if not claim.comparison.premise)  # in the order they come in
     if len(counts) == 1:
         return next(iter(counts))
     return f"mixed: {', '.join(f'{number} {outcome}' for outcome, number in counts.items())}"
@@ -82,8 +85,10 @@ def meaning(entry: Entry) -> list[str]:
             where = f"In {len(claims)} of {len(entry.primary)} strata ({named})"
         sentences.append(f"{where} {_means(outcome, entry.spec, claims[0])}.")
     for comparison in entry.spec.comparisons[1:]:
-        own = [claim for claim in entry.claims if claim.comparison == comparison]
-        sentences += [f"Beside it, {compared(comparison)}: {verdict_word(own)}."] if own else []
+        outcomes = Counter(claim.outcome for claim in entry.claims if claim.comparison == comparison)
+        told = ", ".join(outcomes if len(outcomes) == 1 else (f"{number} {word}" for word, number in outcomes.items()))
+        where = "Its premise" if comparison.premise else "Beside it"
+        sentences += [f"{where}, {compared(comparison)}: {told}."] if outcomes else []
     return sentences
 
 

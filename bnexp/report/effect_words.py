@@ -147,7 +147,11 @@ def contrasted(comparison: Comparison) -> str:
 
 
 def claimed(comparison: Comparison) -> str:
-    """`higher by at least 1 point`, `at most ×0.8`, `no difference beyond 1 point`."""
+    """`higher by at least 1 point`, `at most ×0.8`, `no difference beyond 1 point`; `premise: ...` where it is one."""
+    return f"{'premise: ' * comparison.premise}{_claimed(comparison)}"
+
+
+def _claimed(comparison: Comparison) -> str:
     assert comparison.margin is not None
     size, direction = scale_of(comparison).amount(comparison.margin), comparison.direction
     match comparison.shape:

@@ -290,7 +290,7 @@ def test_gradients_at_the_start_are_known_of_a_run_that_diverged(tmp_path: Path)
     assert math.isnan(measured(write(tmp_path, probes=one), "gradient_decades_start"))
 
 
-def test_accuracies_by_statistics_are_chance_where_the_run_failed(tmp_path: Path) -> None:
+def test_accuracies_by_statistics_are_chance_where_the_run_diverged(tmp_path: Path) -> None:
     of = {"running": 0.6, "precise": 0.7, "batch": 0.8}
     rows = [
         row("statistics", quantity, value, step=9, statistics=kind)
@@ -299,9 +299,10 @@ def test_accuracies_by_statistics_are_chance_where_the_run_failed(tmp_path: Path
     ]
     store = write(tmp_path, probes=rows)
     assert {kind: measured(store, f"accuracy_{kind}") for kind in of} == of
-    for status in ("collapsed", "diverged"):
-        failed = write(tmp_path, status=status, probes=rows if status == "collapsed" else [])
-        assert {measured(failed, f"accuracy_{kind}") for kind in of} == {0.12}
+    # a run is called collapsed by its running statistics; under others the same weights may be a good network
+    assert {kind: measured(write(tmp_path, status="collapsed", probes=rows), f"accuracy_{kind}") for kind in of} == of
+    failed = write(tmp_path, status="diverged", probes=[])
+    assert {measured(failed, f"accuracy_{kind}") for kind in of} == {0.12}
 
 
 def robust_rows(statistics: str, clean: float, values: dict[str, tuple[float, ...]]) -> Rows:
