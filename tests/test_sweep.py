@@ -273,13 +273,13 @@ def test_a_changed_declaration_is_refused_or_forked(here: Bnexp, tmp_path: Path)
     assert study["declaration"]["claim"] == "It hurts."
     assert study["run_ids"] == before["run_ids"]  # the same runs, judged otherwise
     assert f"report: bnexp report {key}" in forked.stdout
+    assert frozen(tmp_path, "mine") == before
+    assert here("train", "study=mine", "--fork").returncode == 0  # goes on with it
 
     (tmp_path / "results" / "studies" / "mine" / "study.json").write_text("{}")
     damaged = here("train", "study=mine")
     assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
     assert "is no frozen study: remove it, or use another results folder" in damaged.stderr
-    assert frozen(tmp_path, "mine") == before
-    assert here("train", "study=mine", "--fork").returncode == 0  # goes on with it
 
 
 @pytest.mark.parametrize(
