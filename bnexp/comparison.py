@@ -13,6 +13,8 @@ from bnexp.section import unknown_key
 
 Direction = Literal["higher", "lower", "same"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+Role = Literal["claim", "premise", "context"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 # shape -> the fields that it needs, and those that it may have besides measure, target, direction and margin
 SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -30,7 +32,7 @@ FACTORS = ("ratio", "reach")  # their margin is a factor above 1, judged on a lo
 IN_NUMBERS = ("reach", "span", "slope")  # they reckon with the levels themselves: numbers above 0
 FIELDS = ("treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "budget")
 # where a margin in accuracy that a tier declares may stand for a comparison's own
-IN_ACCURACY = ("difference", "level", "worst", "interaction", "search")
+IN_ACCURACY = ("difference", "level", "worst", "interaction", "search", "slope")
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,15 @@ class Comparison:
             random instead of all of them, treatment − control.
         direction: the claimed side: higher or lower than the control; or same.
         margin: the smallest effect that matters: in the measure's stored unit, per doubling for a slope, in decades
-            for a span, a factor above 1 for a ratio or a reach; None: the tier's.
+            for a span, a factor above 1 for a ratio or a reach; None: the tier's, for a slope over all of its levels.
         measure: of a run, in metrics; None: the study's metric.
         control_measure: what the control is read in instead.
         target: what an epochs_to_target and its like have to reach; None: the tier's.
         over: the config key whose values are the levels.
         levels: arm -> its level, a number above 0, in ascending order.
-        premise: no claim of its own: the study's other comparisons are invalid in a stratum where it is not supported.
-        within: good is also to be no worse than the arm's own best level by more than this.
+        role: claim; premise: the study's claims are invalid in a stratum where it is not supported; context: not on
+            trial, and so no part of the family.
+        within: good is also to be no worse than the arm's own best level by more than this; `margin`: the tier's.
     """
 
     shape: str
@@ -71,9 +74,9 @@ class Comparison:
     levels: tuple[tuple[str, float], ...] | None = None
     against: tuple[str, str] | None = None
     reference: float | None = None
-    within: float | None = None
+    within: float | Literal["margin"] | None = None
     budget: int | None = None
-    premise: bool = False
+    role: Role = "claim"
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -86,16 +89,32 @@ class Comparison:
         names = (self.measure, self.control_measure)
         return tuple((name, self.target if name in NEEDS_TARGET else None) for name in names if name is not None)
 
-    def resolved(self, *, metric: str, margin: float | None, target: float | None) -> Comparison:
-        """With measure, margin and target settled by the study and the tier where it has none of its own."""
+    def resolved(
+        self, *, metric: str, margin: float | None, target: float | None, levels: Sequence[object] = ()
+    ) -> Comparison:
+        """With measure, margin and target settled by the study and the tier where it has none of its own.
+
+        Args:
+            levels: of what it goes over.
+        """
         measure = self.measure or metric
+        within = margin if self.within == "margin" else self.within
+        if self.shape == "slope" and margin is not None:
+            margin /= _doublings([level for _, level in self.levels] if self.levels else levels)
         targeted = any(name in NEEDS_TARGET for name in (measure, self.control_measure))
         return replace(
             self,
             measure=measure,
             margin=margin if self.margin is None else self.margin,
+            within=within,
             target=(target if self.target is None else self.target) if targeted else None,
         )
+
+
+def _doublings(levels: Sequence[object]) -> float:
+    """Between the smallest level and the largest; nan where they are no numbers above 0, which is refused elsewhere."""
+    numbers = [float(level) for level in levels if isinstance(level, int | float) and level > 0]
+    return math.log2(max(numbers) / min(numbers)) if len(numbers) > 1 else math.nan
 
 
 def parse_comparison(prefix: str, raw: Any, *, arms: Iterable[str], metric: str, strata: Iterable[str]) -> Comparison:
@@ -115,7 +134,8 @@ def parse_comparison(prefix: str, raw: Any, *, arms: Iterable[str], metric: str,
     for key in sorted(set(raw) - known):
         raise unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in sorted(known)])
     given = {key: value for key, value in raw.items() if value is not None}
-    for key, choices in (("shape", list(SHAPES)), ("direction", list(DIRECTIONS))):
+    given.setdefault("role", "claim")
+    for key, choices in (("shape", list(SHAPES)), ("direction", list(DIRECTIONS)), ("role", list(ROLES))):
         if given.get(key) not in choices:
             raise ConfigError(f"{prefix}.{key}", got=given.get(key), choices=choices)
     _check_fields(prefix, given)
@@ -125,8 +145,6 @@ def parse_comparison(prefix: str, raw: Any, *, arms: Iterable[str], metric: str,
         if key in given and given[key] not in [*METRICS, *MEASURES]:
             raise ConfigError(f"{prefix}.{key}", got=given[key], choices=[*METRICS, *MEASURES])
     _check_over(prefix, given, strata)
-    if not isinstance(given.get("premise", False), bool):
-        raise ConfigError(f"{prefix}.premise", got=given["premise"], hint="expected true or false")
     comparison = Comparison(**{
         **given,
         **{key: float(_number(f"{prefix}.{key}", given[key])) for key in ("target", "reference") if key in given},
@@ -210,7 +228,7 @@ def _check_numbers(prefix: str, comparison: Comparison, metric: str) -> None:
         _number(f"{prefix}.margin", comparison.margin, above=1 if comparison.shape in FACTORS else 0)
     elif comparison.shape not in IN_ACCURACY or measure.unit != "fraction":
         raise ConfigError(f"{prefix}.margin", got=None, hint="a tier's margin is of accuracies: this needs its own")
-    if comparison.within is not None:
+    if comparison.within not in (None, "margin"):
         _number(f"{prefix}.within", comparison.within, above=0)
     if comparison.target is not None:
         if not any(name in NEEDS_TARGET for name in (measure.name, comparison.control_measure)):

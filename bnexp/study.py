@@ -82,7 +82,10 @@ class StudySpec:
     def at(self, tier: str) -> StudySpec:
         """The study at one tier alone, with every margin and target settled."""
         own = self.tiers[tier]
-        settled = tuple(c.resolved(metric=self.metric, margin=own.margin, target=own.target) for c in self.comparisons)
+        settled = tuple(
+            c.resolved(metric=self.metric, margin=own.margin, target=own.target, levels=own.axes.get(c.over or "", ()))
+            for c in self.comparisons
+        )
         return replace(self, comparisons=settled, tiers={tier: own})
 
     def declaration(self, tier: str) -> dict[str, Any]:
@@ -226,9 +229,10 @@ def _comparisons(raw: Any, arms: Mapping[str, Any], metric: str, strata: Sequenc
         if comparison in found:
             raise ConfigError(where, got=entry, hint=f"is comparison {found.index(comparison)} too")
         first = found[0] if found else comparison
-        if comparison.premise and (comparison is first or comparison.over != first.over):
-            hint = "a premise stands behind the comparison that needs it, and goes over the same"
-            raise ConfigError(f"{where}.premise", got=True, hint=hint)
+        if comparison is first and comparison.role != "claim":
+            raise ConfigError(f"{where}.role", got=comparison.role, hint="the first comparison is the primary claim")
+        if comparison.role == "premise" and comparison.over != first.over:
+            raise ConfigError(f"{where}.role", got="premise", hint="a premise goes over the same as the primary claim")
         found.append(comparison)
     return tuple(found)
 

@@ -304,7 +304,7 @@ def test_without_a_choice_of_rates_no_seed_has_to_choose() -> None:
         ("slope", {"levels": {"none": 0, "batch": 1}}, "levels", "0: expected a number above 0"),
         ("slope", {"levels": {"none": 1, "btach": 2}}, "levels", "'btach' is not one of none, batch, group"),
         ("slope", {"levels": 3}, "levels", "3: expected arm: number for two arms at least"),
-        ("slope", {"margin": None}, "margin", "None: a tier's margin is of accuracies"),
+        ("slope", {"margin": None, "measure": "test_loss"}, "margin", "None: a tier's margin is of accuracies"),
         ("interaction", {"against": None}, "against", "None: the shape interaction needs it"),
         ("interaction", {"against": "group"}, "against", "'group': expected two arms, [treatment, control]"),
         ("interaction", {"against": ["group"]}, "against", "['group']: expected two arms, [treatment, control]"),

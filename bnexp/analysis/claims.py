@@ -167,21 +167,27 @@ def _judge_families(
         readings: of each comparison and stratum.
         absent: comparison -> strata of which nothing has run, which will be read in as many ways as those that have.
     """
-    members = [(index, key) for index, reading in enumerate(readings) for key in reading]
     ways: dict[Comparison, int] = {}
     for reading, (comparison, _) in zip(readings, keys, strict=True):
         ways[comparison] = max(ways.get(comparison, 0), len(reading))
-    size = len(members) + sum(number * ways.get(comparison, 0) for comparison, number in absent.items())
-    judged = judge_family(
-        {
-            str(number): verdicts.Comparison(readings[index][key], rule_of(keys[index][0], alpha), gates[index])
-            for number, (index, key) in enumerate(members)
-        },
-        family_size=max(1, size),
-    )
     found: list[dict[Key, Verdict]] = [{} for _ in keys]
-    for number, (index, key) in enumerate(members):
-        found[index][key] = judged[str(number)]
+    for on_trial in (True, False):  # what is context must not make the claims harder, nor be judged more lightly
+        members = [
+            (index, key)
+            for index, reading in enumerate(readings)
+            for key in reading
+            if (keys[index][0].role != "context") == on_trial
+        ]
+        unrun = sum(n * ways.get(c, 0) for c, n in absent.items() if (c.role != "context") == on_trial)
+        judged = judge_family(
+            {
+                str(number): verdicts.Comparison(readings[index][key], rule_of(keys[index][0], alpha), gates[index])
+                for number, (index, key) in enumerate(members)
+            },
+            family_size=max(1, len(members) + unrun),
+        )
+        for number, (index, key) in enumerate(members):
+            found[index][key] = judged[str(number)]
     return found
 
 
@@ -189,9 +195,13 @@ def _under_premises(
     judged: list[dict[None, Verdict]], keys: Sequence[tuple[Comparison, str]]
 ) -> list[dict[None, Verdict]]:
     """A claim is drawn from its comparison only where the study's premises hold in the same stratum."""
-    premises = [(key, found[None]) for key, found in zip(keys, judged, strict=True) if key[0].premise]
+    premises = [(key, found[None]) for key, found in zip(keys, judged, strict=True) if key[0].role == "premise"]
     return [
-        {None: found[None] if key[0].premise else _on_premises(found[None], [p for p in premises if p[0][1] == key[1]])}
+        {
+            None: found[None]
+            if key[0].role != "claim"
+            else _on_premises(found[None], [p for p in premises if p[0][1] == key[1]])
+        }
         for key, found in zip(keys, judged, strict=True)
     ]
 

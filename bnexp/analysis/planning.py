@@ -40,8 +40,10 @@ def plan_power(selection: Selection, study: StudySpec, declared: Declared) -> li
     """The power of each comparison in each stratum that has a pilot of two pairs at least."""
     view = view_of(selection, None)
     keys = [(comparison, group) for comparison in study.comparisons for group in selection.groups(comparison.over)]
-    size = max(len(keys), sum(declared.num_strata(comparison.over) for comparison in study.comparisons))
-    found = (_power(view, *key, declared, family_size=size) for key in keys)
+    sizes = {True: 0, False: 0}  # of the family on trial, and of that of the context
+    for comparison in study.comparisons:
+        sizes[comparison.role != "context"] += declared.num_strata(comparison.over)
+    found = (_power(view, *key, declared, family_size=max(1, sizes[key[0].role != "context"])) for key in keys)
     return [power for power in found if power is not None]
 
 

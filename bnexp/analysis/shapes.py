@@ -252,6 +252,7 @@ def _ladders(view: View, comparison: Comparison, group: str, name: str) -> dict[
         values = _values(cell, comparison, comparison.measure) if read else pd.Series(0.0, cell.index)
         for seed, healthy, value in zip(cell["seed"], cell["healthy"], values, strict=True):
             found.setdefault(int(seed), {})[level] = float(-value if lower else value) if healthy else -math.inf
+    assert comparison.within != "margin", "settled at the tier"
     near = (comparison.within or 0.0) + ROUNDING
     return {seed: _near_best(run, near) for seed, run in found.items()}
 

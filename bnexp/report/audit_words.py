@@ -22,9 +22,9 @@ FEW = 3  # strata that are told one by one
 def verdict_word(claims: Sequence[ClaimVerdict]) -> str:
     """One word where all verdicts agree, else `mixed: 2 supported, 1 inconclusive`, the primary comparison's first.
 
-    Premises do not count: what they come to shows in the verdicts that rest on them.
+    Premises do not count, for what they come to shows in the verdicts that rest on them; nor does what is no claim.
     """
-    counts = Counter(claim.outcome for claim in claims if not claim.comparison.premise)  # in the order they come in
+    counts = Counter(claim.outcome for claim in claims if claim.comparison.role == "claim")  # in their order
     if len(counts) == 1:
         return next(iter(counts))
     return f"mixed: {', '.join(f'{number} {outcome}' for outcome, number in counts.items())}"
@@ -87,7 +87,7 @@ def meaning(entry: Entry) -> list[str]:
     for comparison in entry.spec.comparisons[1:]:
         outcomes = Counter(claim.outcome for claim in entry.claims if claim.comparison == comparison)
         told = ", ".join(outcomes if len(outcomes) == 1 else (f"{number} {word}" for word, number in outcomes.items()))
-        where = "Its premise" if comparison.premise else "Beside it"
+        where = {"claim": "Beside it", "premise": "Its premise", "context": "For context"}[comparison.role]
         sentences += [f"{where}, {compared(comparison)}: {told}."] if outcomes else []
     return sentences
 

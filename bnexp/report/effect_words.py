@@ -147,8 +147,8 @@ def contrasted(comparison: Comparison) -> str:
 
 
 def claimed(comparison: Comparison) -> str:
-    """`higher by at least 1 point`, `at most ×0.8`, `no difference beyond 1 point`; `premise: ...` where it is one."""
-    return f"{'premise: ' * comparison.premise}{_claimed(comparison)}"
+    """`higher by at least 1 point`, `at most ×0.8`, `no difference beyond 1 point`; `premise: ...`, `context: ...`."""
+    return _claimed(comparison) if comparison.role == "claim" else f"{comparison.role}: {_claimed(comparison)}"
 
 
 def _claimed(comparison: Comparison) -> str:
@@ -206,7 +206,7 @@ def _sign(comparison: Comparison) -> str:
 
 
 def _good(comparison: Comparison, healthy: str) -> str:
-    if comparison.within is None:
+    if comparison.within is None or comparison.within == "margin":  # which a tier has settled
         return healthy
     metric = metric_of(str(comparison.measure))
     near = _amount(comparison.within * metric.scale, UNITS[metric.unit])

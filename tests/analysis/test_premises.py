@@ -8,7 +8,7 @@ from made_up import NOISE, Ended, Outcome, Run, judged, study
 from bnexp.errors import ConfigError
 
 CLAIM = {"treatment": "noisy", "control": "batch", "direction": "lower"}
-PREMISE = {"treatment": "batch", "control": "none", "premise": True}
+PREMISE = {"treatment": "batch", "control": "none", "role": "premise"}
 ARMS = ("none", "batch", "noisy")
 
 
@@ -47,9 +47,9 @@ def test_premise_counts_in_its_own_stratum_alone() -> None:
     def outcome(run: Run) -> Ended:
         return arms(0.05 if "relu" in run.at else 0.0, 0.05, 0.3)(run)
 
-    found = {(claim.stratum, claim.comparison.premise): claim.outcome for claim in judged(spec, outcome)}
-    assert found == {("relu", False): "supported", ("relu", True): "supported",
-                     ("tanh", False): "invalid", ("tanh", True): "negligible"}  # fmt: skip
+    found = {(claim.stratum, claim.comparison.role): claim.outcome for claim in judged(spec, outcome)}
+    assert found == {("relu", "claim"): "supported", ("relu", "premise"): "supported",
+                     ("tanh", "claim"): "invalid", ("tanh", "premise"): "negligible"}  # fmt: skip
 
 
 def test_premise_that_has_not_run_leaves_the_claim_untested() -> None:
@@ -58,11 +58,34 @@ def test_premise_that_has_not_run_leaves_the_claim_untested() -> None:
     assert [verdict.outcome for verdict in found] == ["untested", "untested"]
 
 
-def test_premise_stands_behind_what_rests_on_it() -> None:
-    with pytest.raises(ConfigError, match="a premise stands behind the comparison that needs it"):
+def test_first_comparison_is_a_claim_and_a_role_has_a_name() -> None:
+    with pytest.raises(ConfigError, match="the first comparison is the primary claim"):
         study(PREMISE, CLAIM, arms=ARMS)
-    with pytest.raises(ConfigError, match="expected true or false"):
-        study(CLAIM, PREMISE | {"premise": "yes"}, arms=ARMS)
+    with pytest.raises(ConfigError, match="'yes' is not one of claim, premise, context"):
+        study(CLAIM, PREMISE | {"role": "yes"}, arms=ARMS)
+
+
+def test_context_is_judged_in_a_family_of_its_own() -> None:
+    """What is not on trial makes the claims no harder."""
+    context = {"treatment": "noisy", "control": "none", "role": "context"}
+    alone = judged(study(CLAIM, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
+    beside = judged(study(CLAIM, context, context | {"margin": 0.02}, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
+    rival = judged(study(CLAIM, context | {"role": "claim"}, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
+    p_of_claim = [found[0].verdict.effect.p_holm for found in (alone, beside, rival) if found[0].verdict.effect]
+    assert p_of_claim[0] == p_of_claim[1] < p_of_claim[2]
+
+
+def test_margin_of_a_slope_is_the_tiers_over_all_levels() -> None:
+    spec = study({"shape": "slope", "over": "model.depth", "margin": None}, axes={"model.depth": [2, 4, 16]})
+    assert spec.comparisons[0].margin == pytest.approx(0.01 / 3)  # three doublings
+    levels = {"none": 2, "batch": 8}
+    over_arms = {"shape": "slope", "levels": levels, "treatment": None, "control": None, "margin": None}
+    assert study(over_arms).comparisons[0].margin == pytest.approx(0.01 / 2)
+
+
+def test_within_the_margin_is_settled_by_the_tier() -> None:
+    reach = {"shape": "reach", "over": "model.depth", "within": "margin", "margin": 2}
+    assert study(reach, axes={"model.depth": [2, 4]}).comparisons[0].within == 0.01
 
 
 @pytest.mark.parametrize(("where", "outcome"), [("alone", "supported"), ("in a stack", "invalid")])
