@@ -1,9 +1,8 @@
 """Make results/reference/NAME again: figures and tables from runs of this checkout.
 
-    python scripts/update_reference.py placement-small lr-range-small [--results DIR]
+    python scripts/update_reference.py audit-small [--results DIR]
     python scripts/update_reference.py ioffe-mnist recurrent-mnist --mnist DIR
     python scripts/update_reference.py santurkar-cifar --cifar DIR
-    python scripts/update_reference.py audit-small
     python scripts/update_reference.py audit-medium --mnist DIR --cifar DIR
 
 Runs that are in the results folder already are not repeated, so an interrupted call goes on where it was. Commit
@@ -35,18 +34,12 @@ class Recipe:
     Attributes:
         title: what a reader of its page is told first.
         commands: arguments of `bnexp`; $MNIST and $CIFAR stand for folders of the user's.
-        study: the declared study that it is, else None.
-        audit: it is the audit over all the studies that were run.
+        audit: it is the audit over all the studies that were run, not a report of the runs.
     """
 
     title: str
     commands: tuple[str, ...]
-    study: str | None = None
     audit: bool = False
-
-
-def study_recipe(name: str) -> Recipe:
-    return Recipe(f"The declared study {name}, small tier.", (f"train -m study={name}",), name)
 
 
 IOFFE = (
@@ -69,8 +62,9 @@ MEDIUM = (
 RECIPES = {
     "audit-small": Recipe(
         "The audit: all 26 declared studies, small tier, on the embedded digits. What it says holds for these 8×8 "
-        "digits and these small networks. Verdicts are what the declared rule made of the runs; the flip maps are on "
-        "the page that `bnexp report` makes.",
+        "digits and these small networks. Verdicts are what the declared rule made of the runs. In the figures a "
+        "circle is one seed, the diamond and the bar are the mean and its 95 % t interval, grey is smaller than the "
+        "declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes.",
         ("train -m study=all tier=small exec.executor=stacked",),
         audit=True,
     ),
@@ -80,8 +74,6 @@ RECIPES = {
         tuple(f"train -m study={names} tier=medium data.root={root}" for names, root in MEDIUM),
         audit=True,
     ),
-    "placement-small": study_recipe("placement"),
-    "lr-range-small": study_recipe("lr-range"),
     "ioffe-mnist": Recipe(
         "Ioffe & Szegedy 2015, section 4.1 and figure 1: three sigmoid layers of 100 units on MNIST, batch 60, plain "
         "SGD, 50,400 updates. The paper names no learning rate: each arm has its own best of four. Accuracies and one "
@@ -136,10 +128,9 @@ def main() -> int:
 
 def update(store: Store, recipe: Recipe, folder: Path) -> None:
     """Replace a reference folder by what the records of a finished sweep give."""
-    result = make_audit(store) if recipe.audit else make_report(store, recipe.study)
-    frozen = None if recipe.study is None else store.study(recipe.study)
+    result = make_audit(store) if recipe.audit else make_report(store, None)
     figures = [figure for figure in result.figures if not recipe.audit or figure.name.endswith(VERDICTS)]
-    records = list(store.records(None if frozen is None else frozen["run_ids"]))
+    records = list(store.records(None))
     hardware = sorted({f"{r.environment['device']}, torch {r.environment['torch']}, "
                        f"{r.environment['threads']} thread(s) a run" for r in records})  # fmt: skip
     commits = sorted({str(r.environment["git_commit"]) for r in records})
@@ -159,13 +150,12 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
         "",
         "```bash",
         *commands,
-        f"bnexp report {recipe.study or ''}".rstrip(),
+        "bnexp report",
         "```",
         "",
         f"- commit: {', '.join(commits)}",
         f"- hardware: {'; '.join(hardware)}",
         f"- runs: {len(records)}, {seconds / 60:.1f} minutes of training, evaluation and probes summed over the runs",
-        *([] if frozen is None else [f"- declaration: {frozen['hash'][:16]}"]),
         "",
         *(
             ["```", result.table, "```"]
@@ -176,7 +166,8 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
     measured = result.html.parent / "tables" / "probes.md"
     lines += ["", measured.read_text().rstrip()] if measured.exists() else []
     for figure in figures:
-        lines += ["", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption]
+        lines += ["", f"![{figure.title}](figures/{figure.name}.png)"]
+        lines += [] if recipe.audit else ["", figure.caption]
     lines.append("")
     (folder / "README.md").write_text("\n".join(lines))
 
