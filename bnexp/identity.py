@@ -10,7 +10,7 @@ from typing import Any
 from bnexp.config import RunConfig
 
 # Raise it whenever the same config would give other numbers than before: old runs then keep their old names.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def canonical_json(value: Any) -> str:

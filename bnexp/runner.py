@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from bnexp.config import ExecConfig, RunConfig
-from bnexp.deciding import execute_in_rounds
 from bnexp.engine.batches import batched
 from bnexp.engine.execute import Job
 from bnexp.engine.process import execute_processes
@@ -30,6 +29,8 @@ def train(request: Request) -> int:
     print_opening(plan, request)
     asked: Sequence[PlannedRun] = plan.todo
     if any(study.stop_decided for study in request.studies):
+        from bnexp.deciding import execute_in_rounds  # it needs pandas, which no other training does
+
         records, asked = execute_in_rounds(plan, lambda runs: execute(plan, runs, executor=request.exec.executor))
     else:
         records = execute(plan, asked, executor=request.exec.executor)

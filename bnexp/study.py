@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,7 +60,7 @@ class StudySpec:
         sources: text file name -> what that text says, for the side that the comparisons claim.
         against: the same of texts that say the opposite.
         arms: name -> overrides that make it; all else is equal. The control of a comparison stands first.
-        comparisons: what is judged, the primary one first; all of them, in all strata, are one Holm family.
+        comparisons: what is judged, the primary one first; claims and premises, in all strata, are one Holm family.
         strata: config keys whose values are reported apart and never pooled; those that a comparison goes over too.
         metric: what figures and tables show, and comparisons are in unless they say otherwise.
     """
@@ -110,7 +110,7 @@ class StudySpec:
         return tuple(float(lr) for lr in self.tiers[tier].axes.get("lr", ()))
 
     def num_verdicts(self, tier: str) -> int:
-        """Comparisons over the strata that each is judged in: the size of the Holm family."""
+        """Comparisons over the strata that each is judged in: what the study comes to."""
         axes = {key: len(values) for key, values in self.tiers[tier].axes.items() if key not in ("lr", "seed")}
         return sum(math.prod(n for key, n in axes.items() if key != c.over) for c in self.comparisons)
 
@@ -303,10 +303,10 @@ def _tier(name: str, raw: Any) -> Tier:
     return Tier(fixed=dict(raw["fixed"]), axes=axes, margin=raw.get("margin"), target=raw.get("target"))
 
 
-def _require_keys(prefix: str, raw: Any, keys: set[str], *, optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def _require_keys(prefix: str, raw: Any, keys: set[str], *, optional: Collection[str] = ()) -> None:
     if not isinstance(raw, Mapping):
         raise ConfigError(prefix, got=raw, hint=f"expected the keys {', '.join(sorted(keys))}")
-    for key in sorted(set(raw) - keys - optional):
-        raise unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in sorted(keys | optional)])
+    for key in sorted(set(raw) - keys - set(optional)):
+        raise unknown_key(f"{prefix}.{key}", [f"{prefix}.{name}" for name in sorted({*keys, *optional})])
     for key in sorted(keys - set(raw)):
         raise ConfigError(f"{prefix}.{key}", got=None, hint="this key is missing")

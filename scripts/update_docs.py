@@ -34,8 +34,8 @@ which direction the text has it, and the smallest effect that would matter. `bne
 tier, `bnexp report NAME` judges it; `study=all` runs every one, and shares the runs that several of them declare.
 
 - Each arm is at its own best learning rate, chosen on validation by seeds that are not reported. All arms have the same
-  ladder. A comparison is judged in each stratum apart, and all of a study's are one Holm family; the first is the
-  primary one.
+  ladder. A comparison is judged in each stratum apart, and a study's claims and premises are one Holm family; the first
+  is the primary one. Without its premises a claim is invalid; what stands for context is judged apart.
 - *Supported* is the side of the texts under *the texts*, *contradicted* the opposite one. Where texts contradict one
   another, *against* has those of the other side.
 - The sides, margins and seeds stood before the first run, but for what CHANGELOG.md discloses. Nobody tunes a study

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
 from bnexp.analysis.contrasts import CEILING, Arm, Contrast, paired
-from bnexp.analysis.stats import largest_healthy
 
 # level, above 0 -> whether the run there is good; None where that is not defined
 Ladder = Mapping[float, bool | None]
@@ -80,17 +79,6 @@ def decades_held(ladder: Ladder) -> float:
     halves = [math.log10(upper / lower) / 2 for lower, upper in pairwise(levels)]
     widths = [left + right for left, right in zip([0.0, *halves], [*halves, 0.0], strict=True)]
     return sum(width for level, width in zip(levels, widths, strict=True) if ladder[level])
-
-
-def pooled_healthy_ratio(
-    treatment: Mapping[float, Sequence[bool]], control: Mapping[float, Sequence[bool]]
-) -> float | None:
-    """Ratio of the largest levels at which at least 80 % of the runs are healthy; None where an arm has none.
-
-    A single number without an interval: it describes, and `healthy_ratio` is what a verdict judges.
-    """
-    tops = largest_healthy(treatment), largest_healthy(control)
-    return None if tops[0] is None or tops[1] is None else tops[0] / tops[1]
 
 
 def _levels(*arms: Mapping[int, Ladder]) -> list[float]:

@@ -69,18 +69,6 @@ def default_looks(num_pairs: int) -> tuple[int, ...]:
     return (*range(MIN_PAIRS, num_pairs, STEP), num_pairs)
 
 
-def look_at(looks: Sequence[Look], num_pairs: int) -> Look:
-    """The planned look at this many seeds.
-
-    Raises:
-        ValueError: none was planned there; judging it anyway would spend alpha that nobody declared.
-    """
-    for look in looks:
-        if look.num_pairs == num_pairs:
-            return look
-    raise ValueError(f"no look was planned at {num_pairs} pairs, only at {', '.join(str(k.num_pairs) for k in looks)}")
-
-
 def settle(earlier: Mapping[str, Verdict], now: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """Each comparison's verdict after a look: the first decision stands, what later seeds say notwithstanding.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -187,7 +187,7 @@ def _verdict(case: Comparison, evidence: Evidence, left: tuple[int, int], seed: 
     """
     num = len(case.contrast.values)
     effect = _effect(case, evidence, seed)
-    outcome: Decision = str(decide(evidence, case.rule, num_pairs=num)[0])  # type: ignore[assignment]
+    outcome = cast(Decision, str(decide(evidence, case.rule, num_pairs=num)[0]))
     needed = _needed(case, effect, left) if outcome == "inconclusive" else None
     reason = _reason(case.rule, outcome, effect, num)
     return Verdict(outcome, reason, effect, num, undeclared=case.contrast.undeclared, needed=needed)

@@ -34,7 +34,7 @@ def draw_flip_map(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
         return None
     ordered = inits_together(claims, selection)
     shown, columns = ordered[:MOST_ROWS], reading_columns(claims)
-    places = _places([kind for kind, _ in columns])
+    places = _places([reading.kind for reading in columns])
     from matplotlib.figure import Figure
 
     labels = _labels(shown)
@@ -48,8 +48,7 @@ def draw_flip_map(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
     for y, claim in zip(rows, shown, strict=True):
         _cell(axis, 0, y, claim.verdict, flips=False)
         said = answers(claim)
-        for x, (kind, value) in zip(places, columns, strict=True):
-            reading = Reading(kind, value)  # type: ignore[arg-type]
+        for x, reading in zip(places, columns, strict=True):
             if reading in claim.readings:
                 _cell(axis, x, y, claim.readings[reading], flips=said[reading] == "flips")
     _frame(axis, labels, columns, places)
@@ -112,13 +111,13 @@ def _cell(axis: Any, x: float, y: float, verdict: Verdict, *, flips: bool) -> No
 def _frame(
     axis: Any,
     labels: Sequence[tuple[str, ClaimVerdict | None]],
-    columns: Sequence[tuple[str, float | str]],
+    columns: Sequence[Reading],
     places: Sequence[float],
 ) -> None:
     """Row labels, column labels, and over each kind of reading what it is."""
     texts = [textwrap.fill(text, LABEL_LETTERS) if text.strip() == text else text for text, _ in labels]
     axis.set_yticks(range(len(labels)), texts, ha="left")
-    words = ["own best\nrate", *(f"{value:g}" if isinstance(value, float) else str(value) for _, value in columns)]
+    words = ["own best\nrate", *(f"{r.value:g}" if isinstance(r.value, float) else r.value for r in columns)]
     axis.set_xticks([0, *places], words)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
@@ -127,7 +126,7 @@ def _frame(
         spine.set_visible(False)
     heads = {"learning rate": "both arms at this learning rate", "statistics": "evaluated with\nthese statistics"}
     for kind, head in heads.items():
-        own = [x for x, (of, _) in zip(places, columns, strict=True) if of == kind]
+        own = [x for x, reading in zip(places, columns, strict=True) if reading.kind == kind]
         if own:
             axis.annotate(
                 head, ((own[0] + own[-1]) / 2, 1), xycoords=axis.get_xaxis_transform(), xytext=(0, 28),

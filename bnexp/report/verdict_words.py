@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading
 from bnexp.analysis.flips import UNJUDGED, Survival, answers, survival
 from bnexp.analysis.select import Selection
 from bnexp.analysis.verdicts import Outcome, Verdict
@@ -61,8 +61,8 @@ def flips_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table |
                 **key, "verdict": claim.outcome, "kind": reading.kind, "value": reading.value, "read": other.outcome,
                 "answer": answer, "n": other.num_pairs, **_exact_numbers(other),
             })  # fmt: skip
-        found = {column_title(r.kind, r.value): verdict.outcome for r, verdict in claim.readings.items()}
-        read = {title: found.get(title, "") for title in (column_title(*column) for column in columns)}
+        others = claim.readings
+        read = {column_title(r): others[r].outcome if r in others else "" for r in columns}
         shown.append({
             "stratum": claim.stratum, "compared": compared(claim.comparison), OWN_RATE: claim.outcome, **read,
             "in short": survival_words(claim) or "—",
@@ -70,17 +70,16 @@ def flips_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table |
     return table_of("flips", FLIPS_TITLE, exact, shown, selection)
 
 
-def reading_columns(claims: Sequence[ClaimVerdict]) -> list[tuple[str, float | str]]:
-    """(kind, value) of every reading of these verdicts: learning rates ascending, then statistics."""
-    found = {(reading.kind, reading.value) for claim in claims for reading in claim.readings}
-    rates = sorted(float(value) for kind, value in found if kind == "learning rate")
-    statistics = [value for value in ("precise", "batch") if ("statistics", value) in found]
-    return [*(("learning rate", rate) for rate in rates), *(("statistics", value) for value in statistics)]
+def reading_columns(claims: Sequence[ClaimVerdict]) -> list[Reading]:
+    """Every reading of these verdicts: learning rates ascending, then statistics."""
+    found = {reading for claim in claims for reading in claim.readings}
+    rates = sorted((r for r in found if r.kind == "learning rate"), key=lambda reading: float(reading.value))
+    return [*rates, *(r for value in STATISTICS if (r := Reading("statistics", value)) in found)]
 
 
-def column_title(kind: str, value: float | str) -> str:
+def column_title(reading: Reading) -> str:
     """`both at 0.1`, `precise statistics`."""
-    return f"both at {value:g}" if kind == "learning rate" else f"{value} statistics"
+    return f"both at {reading.value:g}" if reading.kind == "learning rate" else f"{reading.value} statistics"
 
 
 def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.analysis.ladders import decades_held, healthy_ratio, pooled_healthy_ratio, span
+from bnexp.analysis.ladders import decades_held, healthy_ratio, span
 
 
 def test_healthy_ratio_by_seed() -> None:
@@ -33,12 +33,6 @@ def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
     assert (found.missing, dict(found.values)) == (("seed 0: not all of none",), {})
     unknown = healthy_ratio(whole, {0: {0.1: True, 1.0: None}}, names=("batch", "none"))
     assert (unknown.missing, unknown.undefined) == ((), ("seed 0: no value of none",))
-
-
-def test_pooled_healthy_ratio_needs_four_of_five() -> None:
-    control = {0.1: [True] * 5, 1.0: [True] * 3 + [False] * 2}
-    assert pooled_healthy_ratio({0.1: [True] * 5, 1.0: [True] * 4 + [False]}, control) == pytest.approx(10)
-    assert pooled_healthy_ratio({0.1: [False] * 5}, control) is None
 
 
 @pytest.mark.parametrize("compare", [healthy_ratio, span])

@@ -16,7 +16,7 @@ from bnexp.analysis.power import (
     seeds_needed,
 )
 from bnexp.analysis.rule import Rule
-from bnexp.analysis.sequential import look_at, plan_looks, settle, should_stop
+from bnexp.analysis.sequential import plan_looks, settle, should_stop
 from bnexp.analysis.verdicts import Verdict, judge
 
 
@@ -95,9 +95,6 @@ def test_levels_of_the_looks_sum_to_alpha(rho: float) -> None:
     assert sum(look.alpha for look in looks) == pytest.approx(0.05)
     assert looks[0].alpha == pytest.approx(0.05 * 0.2**rho)
     assert [look.last for look in looks] == [False, False, False, True]
-    assert look_at(looks, 15) == looks[2]
-    with pytest.raises(ValueError, match="no look was planned at 12"):
-        look_at(looks, 12)
 
 
 @pytest.mark.parametrize(("looks", "rho"), [([], 1), ([5, 10], 1), ([6, 6], 1), ([10, 8], 1), ([6, 10], 0)])
