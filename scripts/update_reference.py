@@ -56,8 +56,9 @@ RECURRENT = (
     "lr=0.005"
 )
 MEDIUM = (
-    ("placement,lr-range,depth,small-batch", "$MNIST"),
+    ("placement,lr-range,small-batch", "$MNIST"),
     ("shift-cause", "$CIFAR"),
+    ("depth", "$MNIST"),
 )
 RECIPES = {
     "audit-small": Recipe(
@@ -71,7 +72,7 @@ RECIPES = {
     "audit-medium": Recipe(
         "The audit, medium tier, of five studies: placement, lr-range, depth and small-batch on MNIST, shift-cause on "
         "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). The others were not run.",
-        tuple(f"train -m study={names} tier=medium data.root={root}" for names, root in MEDIUM),
+        tuple(f"train -m study={names} tier=medium data.root={root} exec.executor=stacked" for names, root in MEDIUM),
         audit=True,
     ),
     "ioffe-mnist": Recipe(
