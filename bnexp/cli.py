@@ -20,6 +20,7 @@ USAGE = """bnexp: the laboratory for batch normalization
   bnexp report [--out DIR]                 the audit: one page over all studies, a row and a section for each claim
   bnexp report STUDY ... | --runs          figures, tables and one HTML page of a study, or of every run
   bnexp studies [--json]                   the declared studies
+  bnexp bench [SIZE ...]                   how fast this machine trains, beside the loop that tutorials teach
 
   bnexp train --help                       every choice, with a line each, and the keys of a run
   eval "$(bnexp -sc install=bash)"         completes choices and keys at a TAB
@@ -153,12 +154,19 @@ def _studies(argv: list[str]) -> int:
     return print_studies(argv)
 
 
+def _bench(argv: list[str]) -> int:
+    from bnexp.bench import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "status": _status,
     "report": _report,
     "studies": _studies,
+    "bench": _bench,
 }
 
 

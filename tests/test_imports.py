@@ -39,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {"config", "deciding", "engine", "frozen", "identity", "planned", "progress", "records", "request"},
     "plan": {"analysis", "config", "engine", "frozen", "identity", "planned", "progress", "request"},
     "status": {"catalog", "records", "store"},
-    "cli": {"choices", "compose", "runner", "plan", "status", "report", "store"},
+    "bench": {"compose", "config", "data", "engine"},
+    "cli": {"bench", "choices", "compose", "runner", "plan", "status", "report", "store"},
     "__main__": {"cli"},
 }
 WITH_HYDRA = {"compose/composing.py", "compose/grammar.py", "compose/jobs.py"}

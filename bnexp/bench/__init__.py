@@ -1,0 +1,170 @@
+"""`bnexp bench`: the loop that tutorials teach against bnexp, in pairs, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bnexp.bench.measure import Timing, matmul_peak, time_runs, time_textbook, training_flops
+from bnexp.bench.sizes import SIZES, Size
+from bnexp.compose import request_from_argv
+from bnexp.config import RunConfig
+from bnexp.engine.batches import stack_width
+from bnexp.engine.build import HostData
+from bnexp.engine.device import environment, resolve_device, resolve_precision
+from bnexp.errors import ConfigError
+
+NUM_RUNS = 16
+EPOCHS = 40  # of each run where whole commands are timed
+TEXTBOOK = "textbook loop"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("bnexp bench", description=__doc__)
+    parser.add_argument("size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the median counts (default 5)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of steady training in each (default 3)")
+    parser.add_argument(
+        "--command",
+        action="store_true",
+        help="time whole sweeps of the tiny size too, start-up and evaluation included",
+    )
+    parser.add_argument("--json", action="store_true", help="every number, for a program to read")
+    options = parser.parse_args(argv)
+    for name in options.size:
+        if name not in SIZES:
+            raise ConfigError("bench", got=name, choices=SIZES)
+    for option, value in (("--repeats", options.repeats), ("--seconds", options.seconds)):
+        if value <= 0:
+            raise ConfigError(option, got=value, hint="expected a number above 0")
+    device = resolve_device("auto")
+    found = [
+        bench_size(SIZES[name], device, repeats=options.repeats, seconds=options.seconds, command=options.command)
+        for name in options.size or SIZES
+    ]
+    peak = matmul_peak(device, seconds=options.seconds)
+    for table in found:
+        for row in table["rows"]:
+            row["peak_fraction"] = row["rate"] * table["flops_per_image"] / peak
+    machine = {**environment(device, "auto"), "cores": _num_cores(), "matmul_peak": peak}
+    if options.json:
+        print(json.dumps({"machine": machine, "sizes": found}))
+        return 0
+    print(f"{machine['device']}, torch {machine['torch']}, matrix products at {peak / 1e9:.0f} GFLOP/s at the most")
+    for table in found:
+        _print(table)
+    return 0
+
+
+def bench_size(size: Size, device: torch.device, *, repeats: int, seconds: float, command: bool) -> dict[str, Any]:
+    """All contenders of one size, one after the other, `repeats` times over; each number is a median.
+
+    A ratio is the median of those of each round, to the textbook loop of the same round.
+    """
+    host, configs = size.host(), _configs(size, device)
+    contenders = _contenders(size, host, configs, device)
+    timings: dict[str, list[Timing]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contend in contenders.items():
+            timings[name].append(contend(seconds))
+    rows = [_row(name, timings[name], timings[TEXTBOOK]) for name in contenders]
+    found = {
+        "size": size.name, "what": size.what, "batch_size": size.batch_size, "precision": configs[0].precision,
+        "flops_per_image": training_flops(configs[0], size), "rows": rows,
+    }  # fmt: skip
+    if command and not size.num_train:  # `bnexp train` has no data set of random pixels
+        found["command"] = _commands(size, repeats)
+    return found
+
+
+def _configs(size: Size, device: torch.device) -> list[RunConfig]:
+    """The runs of a sweep, as `bnexp train` composes them."""
+    request = request_from_argv(["-m", *size.arguments(), f"seed=range({NUM_RUNS})"])
+    return [replace(one, precision=resolve_precision(one, device, size.side)) for one in request.configs]
+
+
+def _contenders(size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device) -> dict[str, Any]:
+    """Name -> a function of seconds that times it."""
+    slots = 1 if device.type == "cuda" else min(NUM_RUNS, _num_cores())
+    width = min(stack_width(configs[0], size.side), NUM_RUNS // slots)
+
+    def ours(batches: Sequence[Sequence[RunConfig]], threads: int) -> Any:
+        return lambda seconds: time_runs(batches, host, device, threads=threads, seconds=seconds)
+
+    contenders = {
+        TEXTBOOK: lambda seconds: time_textbook(size, host, device, seconds=seconds),
+        "one run": ours([configs[:1]], _num_cores()),
+        f"sweep of {NUM_RUNS}, {slots} at a time": ours([[config] for config in configs[:slots]], 1),
+    }
+    if width > 1:
+        stacks = [configs[i * width : (i + 1) * width] for i in range(slots)]
+        contenders[f"sweep of {NUM_RUNS}, {slots} stacks of {width} at a time"] = ours(stacks, 1)
+    return contenders
+
+
+def _row(name: str, timings: Sequence[Timing], textbook: Sequence[Timing]) -> dict[str, Any]:
+    ratios = [one.rate / other.rate for one, other in zip(timings, textbook, strict=True)]
+    return {
+        "name": name, "rate": statistics.median(one.rate for one in timings),
+        "ratio": statistics.median(ratios), "ratios": ratios, "memory": max(one.memory for one in timings),
+    }  # fmt: skip
+
+
+def _commands(size: Size, repeats: int) -> dict[str, Any]:
+    """Seconds of a whole sweep, each command from its start to its end."""
+    textbook = [sys.executable, "-m", "bnexp.bench.textbook", size.name, str(NUM_RUNS), str(EPOCHS)]
+    ours = [
+        sys.executable,
+        "-m",
+        "bnexp",
+        "train",
+        "-m",
+        *size.arguments(),
+        f"seed=range({NUM_RUNS})",
+        f"epochs={EPOCHS}",
+    ]
+    pairs = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as results:
+            pairs.append((_seconds(textbook), _seconds([*ours, f"results={results}"])))
+    return {
+        "runs": NUM_RUNS, "epochs": EPOCHS, "textbook": statistics.median(pair[0] for pair in pairs),
+        "bnexp": statistics.median(pair[1] for pair in pairs), "ratio": statistics.median(a / b for a, b in pairs),
+    }  # fmt: skip
+
+
+def _seconds(command: Sequence[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def _print(table: dict[str, Any]) -> None:
+    print(f"\n{table['size']}: {table['what']}, batch {table['batch_size']}, bnexp in {table['precision']}")
+    print(f"  {'':36} {'images/s':>10} {'ratio':>7} {'memory':>10} {'of the peak':>12}")
+    for row in table["rows"]:
+        print(
+            f"  {row['name']:36} {row['rate']:10,.0f} {row['ratio']:6.2f}x {row['memory'] / 2**20:6.0f} MiB "
+            f"{100 * row['peak_fraction']:10.1f} %"
+        )
+    if "command" in table:
+        whole = table["command"]
+        print(
+            f"  whole command, {whole['runs']} runs of {whole['epochs']} epochs: "
+            f"textbook loop {whole['textbook']:.1f} s, bnexp {whole['bnexp']:.1f} s, {whole['ratio']:.2f}x"
+        )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

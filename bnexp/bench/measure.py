@@ -1,0 +1,158 @@
+"""Times a contender in a fresh process, so that no thread pool or allocator of one is in the way of another."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import multiprocessing as mp
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bnexp.bench.sizes import NUM_CLASSES, Size
+from bnexp.config import RunConfig
+from bnexp.engine.build import HostData, build_network, to_device
+from bnexp.engine.loop import Row, train_run
+from bnexp.engine.stacked import train_stack
+
+WARMUP_STEPS = 10
+PEAK_SIDE = 2048  # of the square matrices that the machine's peak is measured with
+BACKWARD = 2  # passes of the forward's cost that a backward takes: by the input, and by the weights
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a contender came to.
+
+    Attributes:
+        rate: images a second that it trained on, evaluation and start-up left out.
+        memory: bytes at the most: resident, of all its processes; on a GPU, allocated there.
+    """
+
+    rate: float
+    memory: int
+
+
+def time_textbook(size: Size, host: HostData, device: torch.device, *, seconds: float) -> Timing:
+    """The textbook loop on one run, with as many threads as torch takes: a loop over runs has the same rate."""
+    ((rate, memory),) = _in_processes(device, [(_textbook, (size, host, device, seconds))])
+    return Timing(rate, memory)
+
+
+def time_runs(
+    batches: Sequence[Sequence[RunConfig]], host: HostData, device: torch.device, *, threads: int, seconds: float
+) -> Timing:
+    """bnexp's own training of these batches at once, one in each of as many processes.
+
+    Args:
+        batches: of one run, or of runs of one stack.
+        threads: of each process.
+    """
+    found = _in_processes(device, [(_ours, (batch, host, device, threads, seconds)) for batch in batches])
+    return Timing(sum(rate for rate, _ in found), sum(memory for _, memory in found))
+
+
+def matmul_peak(device: torch.device, *, seconds: float) -> float:
+    """The most floating-point operations a second of a large matrix product, in fp32 or bf16."""
+    ((flops, _),) = _in_processes(device, [(_matmul, (device, seconds))])
+    return flops
+
+
+def training_flops(config: RunConfig, size: Size) -> float:
+    """Floating-point operations of one training step for one image, of convolutions and matrix products."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = build_network(config, in_channels=size.channels, image_size=size.side, num_classes=NUM_CLASSES)
+        model(torch.empty(2, size.channels, size.side, size.side))
+    return float(counter.get_total_flops()) / 2 * (1 + BACKWARD)
+
+
+def _textbook(size: Size, host: HostData, device: torch.device, seconds: float) -> float:
+    from bnexp.bench.textbook import train
+
+    images, steps, started = 0, 0, math.inf
+    with contextlib.redirect_stdout(io.StringIO()):
+        for count in train(size, host, device, epochs=sys.maxsize):
+            steps += 1
+            images += count
+            if steps == WARMUP_STEPS:
+                images, started = 0, time.perf_counter()
+            if time.perf_counter() - started > seconds:
+                break
+    return images / (time.perf_counter() - started)
+
+
+def _ours(batch: Sequence[RunConfig], host: HostData, device: torch.device, threads: int, seconds: float) -> float:
+    torch.set_num_threads(threads)
+    data = to_device(host, device)
+    per_epoch = len(data.train_y) // batch[0].batch_size * batch[0].batch_size
+
+    def epochs(num: int) -> list[Row]:
+        rows: list[Row] = []
+        configs = [replace(config, epochs=num) for config in batch]
+        if len(configs) == 1:
+            train_run(configs[0], data, device, on_epoch=rows.append)
+        else:
+            train_stack(configs, data, device, on_epoch=lambda index, row: rows.append(row))
+        return rows
+
+    first = sum(row["train_seconds"] for row in epochs(1))
+    rows = epochs(1 + max(1, round(seconds / first)))
+    steady = [row for row in rows if row["epoch"] > 0]
+    return per_epoch * len(steady) / sum(float(row["train_seconds"]) for row in steady)
+
+
+def _matmul(device: torch.device, seconds: float) -> float:
+    best = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, device=device).to(dtype) for _ in range(2))
+        ended = time.perf_counter() + seconds
+        while time.perf_counter() < ended:
+            started = time.perf_counter()
+            c = a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = max(best, 2 * PEAK_SIDE**3 / (time.perf_counter() - started))
+        del c
+    return best
+
+
+Task = tuple[Callable[..., float], tuple[Any, ...]]
+
+
+def _in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:
+    """Run the tasks at once, each in a process of its own; what each returns, and its most memory in bytes."""
+    fork = device.type == "cpu" and sys.platform == "linux"
+    context: Any = mp.get_context("fork" if fork else "spawn")
+    started = []
+    for task in tasks:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_report, args=(there, device, task), daemon=True)
+        process.start()
+        there.close()
+        started.append((process, here))
+    found = []
+    for process, here in started:
+        found.append(here.recv())
+        process.join()
+    return found
+
+
+def _report(pipe: Any, device: torch.device, task: Task) -> None:
+    function, arguments = task
+    value = function(*arguments)
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
+    pipe.send((value, memory))
+    pipe.close()
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,122 @@
+"""The loop that tutorials teach: PIL images, torchvision's transforms, DataLoader, fp32, `.item()` in every step.
+
+Nothing of bnexp is in the loop; the network is that of `bnexp train`, made of torch.nn's own layers.
+
+    python -m bnexp.bench.textbook SIZE RUNS EPOCHS     # a sweep: run after run, evaluated after each epoch
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from bnexp.bench.sizes import NUM_CLASSES, SIZES, Size
+from bnexp.engine.build import HostData
+
+LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
+FINAL_MAP = 8
+
+
+class ArrayImages(Dataset[tuple[Tensor, int]]):
+    """Images in memory, handed out one by one as PIL images, as torchvision's MNIST and CIFAR10 hand them out.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,).
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Any], Tensor]) -> None:
+        self.transform = transform
+        self.data = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        self.targets = labels.tolist()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = self.data[index]
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        return self.transform(image), self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def network(size: Size) -> nn.Sequential:
+    """What `model=cnn norm=batch` builds of this size."""
+    wanted = max(2, round(math.log2(size.side / FINAL_MAP)) + 1)
+    num_stages = min(size.depth, wanted)
+    stem_stride = 2 ** (wanted - num_stages) if wanted > 2 else 1
+    layers: list[nn.Module] = []
+    in_channels, last = size.channels, 0
+    for index in range(size.depth):
+        stage = index * num_stages // size.depth
+        out_channels, stride = size.width * 2**stage, stem_stride if index == 0 else 1
+        layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage != last else []
+        layers.append(nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(out_channels), nn.ReLU()]
+        in_channels, last = out_channels, stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, NUM_CLASSES))
+
+
+def train(size: Size, host: HostData, device: torch.device, *, epochs: int, seed: int = 0) -> Iterator[int]:
+    """Train one network and evaluate it after each epoch; yields the images of each step when it is done."""
+    torch.manual_seed(seed)
+    split, images = host.split, host.images
+    training = _loader(size, host, images.train_images[split.train], images.train_labels[split.train], train=True)
+    validation = _loader(size, host, images.train_images[split.val], images.train_labels[split.val], train=False)
+    model = network(size).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    criterion = nn.CrossEntropyLoss()
+    for epoch in range(epochs):
+        model.train()
+        loss_sum, num_correct = 0.0, 0
+        for x, y in training:
+            x, y = x.to(device), y.to(device)
+            optimizer.zero_grad()
+            logits = model(x)
+            loss = criterion(logits, y)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.item()
+            num_correct += (logits.argmax(1) == y).sum().item()
+            yield len(y)
+        print(f"epoch {epoch}: loss {loss_sum / len(training):.4f}, val {_accuracy(model, validation, device):.4f}")
+    test = _loader(size, host, images.test_images, images.test_labels, train=False)
+    print(f"test {_accuracy(model, test, device):.4f}")
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> float:
+    model.eval()
+    num_correct, num = 0, 0
+    for x, y in batches:
+        num_correct += int((model(x.to(device)).argmax(1) == y.to(device)).sum().item())
+        num += len(y)
+    return num_correct / num
+
+
+def _loader(size: Size, host: HostData, images: np.ndarray, labels: np.ndarray, *, train: bool) -> DataLoader[Any]:
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(host.mean.tolist(), host.std.tolist())])
+    data = ArrayImages(images, labels, transform)
+    return DataLoader(data, batch_size=size.batch_size, shuffle=train, drop_last=train)
+
+
+def main(argv: list[str]) -> None:
+    name, num_runs, epochs = argv
+    size = SIZES[name]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    host = size.host()
+    for seed in range(int(num_runs)):
+        for _ in train(size, host, device, epochs=int(epochs), seed=seed):
+            pass
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,76 @@
+"""The benchmark: both sides train the same network, and its table says what was timed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bnexp.bench import bench_size, main
+from bnexp.bench.measure import training_flops
+from bnexp.bench.sizes import NUM_CLASSES, SIZES, Size
+from bnexp.bench.textbook import network, train
+from bnexp.compose import request_from_argv
+from bnexp.config import RunConfig
+from bnexp.engine.build import build_network
+
+
+def _config(size: Size) -> RunConfig:
+    (config,) = request_from_argv(size.arguments()).configs
+    return config
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_the_textbook_loop_trains_the_same_network(name: str) -> None:
+    size = SIZES[name]
+    ours = build_network(_config(size), in_channels=size.channels, image_size=size.side, num_classes=NUM_CLASSES)
+    textbook = network(size)
+    theirs = list(textbook.parameters())
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs]
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs, strict=True):
+            other.copy_(mine)
+    x = torch.randn(4, size.channels, size.side, size.side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(textbook.train()(x), ours.train()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_textbook_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    size = SIZES["tiny"]
+    host = size.host()
+    steps = list(train(size, host, torch.device("cpu"), epochs=3, seed=0))
+    assert steps == [size.batch_size] * (3 * (len(host.split.train) // size.batch_size))
+    test = float(capsys.readouterr().out.splitlines()[-1].removeprefix("test "))
+    assert test > 0.5  # chance is 0.1
+
+
+def test_flops_of_the_tiny_network_by_hand() -> None:
+    # convolutions at 8×8 and, behind the pool, at 4×4, then 16 values to 10 classes: two operations a weight and use
+    forward = 2 * (8 * 8 * 1 * 8 * 9 + 4 * 4 * 8 * 16 * 9 + 16 * 10)
+    assert training_flops(_config(SIZES["tiny"]), SIZES["tiny"]) == 3 * forward
+
+
+def test_every_contender_is_timed_in_pairs() -> None:
+    found = bench_size(SIZES["tiny"], torch.device("cpu"), repeats=2, seconds=0.05, command=False)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["textbook loop"]["ratios"] == [1.0, 1.0]
+    assert all(len(row["ratios"]) == 2 and row["rate"] > 0 and row["memory"] > 0 for row in found["rows"])
+    assert any("stacks of" in name for name in rows)
+    assert "command" not in found
+
+
+def test_bench_prints_json_and_refuses_an_unknown_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tiny", "--repeats", "1", "--seconds", "0.05", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]["matmul_peak"] > 1e9
+    (table,) = found["sizes"]
+    assert all(0 < row["peak_fraction"] < 1 for row in table["rows"])
+
+
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from bnexp.cli import main as cli
+
+    assert cli(["bench", "tniy"]) == 2
+    assert "did you mean 'tiny'" in capsys.readouterr().err
+    assert cli(["bench", "tiny", "--repeats", "0"]) == 2
+    assert capsys.readouterr().err == "bnexp: --repeats: 0: expected a number above 0\n"
