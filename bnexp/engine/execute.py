@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
-from bnexp.engine.checkpoint import load_weights, save_weights
+from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.device import environment
 from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
 from bnexp.engine.stacked import train_stack
@@ -110,10 +111,16 @@ def execute_run(
         return record
 
 
-def execute_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> list[RunRecord | None]:
+def execute_stack(
+    jobs: Sequence[Job], worker: Worker, store: Store, *, on_epoch: Callable[[int], None] = lambda index: None
+) -> list[RunRecord | None]:
     """Execute runs of one `stack_key` side by side, each with a record of its own; or one by one where that fails.
 
-    Runs that have ended, or that another process has in hand, are left to `execute_run`.
+    Runs that have ended, that another process has in hand, or that have got further than the others, are left to
+    `execute_run`.
+
+    Args:
+        on_epoch: called with the place in `jobs` of a run that has trained for an epoch.
 
     Returns:
         As `execute_run`, of each job in its place.
@@ -122,32 +129,50 @@ def execute_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> list[Run
     with ExitStack() as locks:
         held = [locks.enter_context(store.lock(name, timeout_seconds=0.0)) for name in names]
         try:
-            fresh = [job for job, name, mine in zip(jobs, names, held, strict=True) if mine and _is_fresh(name, store)]
-            if len(fresh) > 1:
-                _train_stack(fresh, worker, store)
+            together = _of_one_epoch([index for index, mine in enumerate(held) if mine], names, store)
+            if len(together) > 1:
+                _train_stack([jobs[index] for index in together], worker, store, lambda i: on_epoch(together[i]))
         except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
             print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
     return [
-        execute_run(job.config, worker.measuring(job.probes), store) if mine else None
-        for job, mine in zip(jobs, held, strict=True)
-    ]
+        execute_run(job.config, worker.measuring(job.probes), store, on_epoch=partial(on_epoch, index))
+        if held[index] else None
+        for index, job in enumerate(jobs)
+    ]  # fmt: skip
 
 
-def _is_fresh(name: str, store: Store) -> bool:
-    """Whether a run has neither ended nor left a checkpoint to go on from."""
-    record = store.record(name)
-    return (record is None or record.status == "failed") and not store.checkpoint_path(name).exists()
+def _of_one_epoch(places: Sequence[int], names: Sequence[str], store: Store) -> list[int]:
+    """The places of the most runs that have not ended and whose last checkpoints, or beginnings, are of one epoch."""
+    by_epoch: dict[int, list[int]] = {}
+    for index in places:
+        record = store.record(names[index])
+        if record is None or record.status == "failed":
+            state = load_checkpoint(store.checkpoint_path(names[index]), torch.device("cpu"))
+            by_epoch.setdefault(0 if state is None else len(state["history"]), []).append(index)
+    return max(by_epoch.values(), key=len, default=[])
 
 
-def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store) -> None:
+def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Callable[[int], None]) -> None:
     """Train and record runs side by side."""
     configs = [job.config for job in jobs]
+    names = [run_id(config) for config in configs]
     torch.set_num_threads(worker.threads)
-    for config in configs:
-        store.write_config(run_id(config), config.to_dict())
-    outcomes = train_stack(configs, worker.data(configs[0].data), worker.device)
-    for config, outcome in zip(configs, outcomes, strict=True):
-        _record(config, outcome, worker, store, {"probes": {}, "stack": len(jobs)})
+    for name, config in zip(names, configs, strict=True):
+        store.write_config(name, config.to_dict())
+    logs = [_history_log(name, store, partial(on_epoch, index)) for index, name in enumerate(names)]
+
+    def on_end(index: int, outcome: Outcome) -> None:
+        _record(configs[index], outcome, worker, store, {"probes": {}, "stack": len(jobs)})
+        store.checkpoint_path(names[index]).unlink(missing_ok=True)
+
+    train_stack(
+        configs,
+        worker.data(configs[0].data),
+        worker.device,
+        checkpointing=[Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds) for name in names],
+        on_epoch=lambda index, row: logs[index](row),
+        on_end=on_end,
+    )
 
 
 def write_failure(record: RunRecord, store: Store, details: str) -> None:
@@ -175,18 +200,26 @@ def failed_record(config: RunConfig, exec_config: ExecConfig, *, error: str) -> 
 def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch: Callable[[], None]) -> RunRecord:
     """Train and record; what its probes measure of the trained network is not in it yet."""
     store.write_config(name, config.to_dict())
-    rows: list[dict[str, Any]] = []
+    probes = {key: dict(options) for key, options in worker.exec.probes.items() if key in STEP_PROBES}
+    outcome = _train_run(
+        config, name, worker, store, threads=worker.threads, probes=probes, on_epoch=_history_log(name, store, on_epoch)
+    )
+    return _record(config, outcome, worker, store, {"probes": probes})
+
+
+def _history_log(name: str, store: Store, on_epoch: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """What appends each new row to a run's history; rows past the checkpoint that it went on from are dropped."""
+    begun = False
 
     def log(row: dict[str, Any]) -> None:
-        if not rows:  # the first epoch of this process: drop rows past the checkpoint that it went on from
-            store.write_history(name, [old for old in store.history(name) if old["epoch"] < row["epoch"]])
-        rows.append(row)
+        nonlocal begun
+        if not begun and (before := store.history(name)):
+            store.write_history(name, [old for old in before if old["epoch"] < row["epoch"]])
+        begun = True
         store.append_history(name, row)
         on_epoch()
 
-    probes = {key: dict(options) for key, options in worker.exec.probes.items() if key in STEP_PROBES}
-    outcome = _train_run(config, name, worker, store, threads=worker.threads, probes=probes, on_epoch=log)
-    return _record(config, outcome, worker, store, {"probes": probes})
+    return log
 
 
 def _record(

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -104,23 +104,26 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     worker.start()
-    epochs, told_at = 0, 0.0
+    epochs: Counter[int] = Counter()  # place in the batch -> epochs that were not told yet
+    told_at = 0.0
 
-    def on_epoch() -> None:
-        nonlocal epochs, told_at
-        epochs += 1
+    def on_epoch(index: int) -> None:
+        nonlocal told_at
+        epochs[index] += 1
         if time.monotonic() - told_at > TELL_SECONDS:
-            pipe.send(epochs)
-            epochs, told_at = 0, time.monotonic()
+            pipe.send(dict(epochs))
+            epochs.clear()
+            told_at = time.monotonic()
 
     while True:
         jobs = pipe.recv()
-        epochs = 0  # what the last run did not tell, its record told
+        epochs.clear()  # what the last runs did not tell, their records told
         if len(jobs) > 1:
-            pipe.send(execute_stack(jobs, worker, store))
+            pipe.send(execute_stack(jobs, worker, store, on_epoch=on_epoch))
         else:
             (job,) = jobs
-            pipe.send([execute_run(job.config, worker.measuring(job.probes), store, on_epoch=on_epoch)])
+            measuring = worker.measuring(job.probes)
+            pipe.send([execute_run(job.config, measuring, store, on_epoch=lambda: on_epoch(0))])
 
 
 def _die_with(parent: int) -> None:
@@ -137,9 +140,9 @@ def _listen(
     try:
         while slot.pipe.poll():
             message = slot.pipe.recv()
-            if isinstance(message, int):
-                for _ in range(message):
-                    on_epoch(slot.jobs[0].config)
+            if isinstance(message, dict):  # epochs of each run in hand; else its records, at the end
+                for index in Counter(message).elements():
+                    on_epoch(slot.jobs[index].config)
                 continue
             jobs, slot.jobs = slot.jobs, ()
             for job, record in zip(jobs, message, strict=True):

@@ -68,6 +68,22 @@ class StackedOptimizer:
             else:
                 self._adam(index, gradient, rate)
 
+    def write_to(self, optimizer: torch.optim.Optimizer, index: int) -> None:
+        """Give a network's own optimizer, as `build_optimizer` makes it, the state of that network."""
+        for place, parameter in enumerate(_parameters_of(optimizer)):
+            own = {name: values[place][index].clone().view_as(parameter) for name, values in self._state.items()}
+            steps = {} if self._optim.name == "sgd" else {"step": torch.tensor(float(self._step))}
+            optimizer.state[parameter] = {**steps, **own}
+
+    def read_from(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Go on from the states of the networks' own optimizers, which have made equally many steps."""
+        for index, optimizer in enumerate(optimizers):
+            for place, parameter in enumerate(_parameters_of(optimizer)):
+                state = optimizer.state[parameter]
+                self._step = int(state.get("step", 0))
+                for name, values in self._state.items():
+                    values[place][index].copy_(state[name].view_as(values[place][index]))
+
     def _state_names(self) -> tuple[str, ...]:
         optim = self._optim
         if optim.name in ("adam", "adamw"):
@@ -117,6 +133,10 @@ class StackedOptimizer:
         if self._optim.momentum:
             gradient = self._state["momentum_buffer"][index].mul_(self._optim.momentum).add_(gradient)
         self._values[index].addcmul_(gradient, lr, value=-1)
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:

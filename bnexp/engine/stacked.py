@@ -18,10 +18,12 @@ from torch.nn import functional as F
 
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
-from bnexp.engine.build import DeviceData, normalize
+from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
+from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.loop import (
     CHECK_STEPS,
     EVAL_BATCH,
+    Checkpointing,
     Outcome,
     Row,
     at_chance,
@@ -113,25 +115,39 @@ def train_stack(
     data: DeviceData,
     device: torch.device,
     *,
+    checkpointing: Sequence[Checkpointing] = (),
     on_epoch: Callable[[int, Row], None] = lambda index, row: None,
+    on_end: Callable[[int, Outcome], None] = lambda index, outcome: None,
 ) -> list[Outcome]:
     """Train runs of one `stack_key` side by side; each ends as `train_run` would end it.
+
+    Checkpoints are those that runs alone leave, one for each: runs that were stopped go on side by side where all have
+    one of the same epoch, and each can go on alone.
 
     Seconds, which the runs spend together, are shared out in equal parts, also to runs that have diverged, for they are
     computed to the end; images_per_second is that of the stack.
 
     Args:
         configs: with a resolved precision.
+        checkpointing: of each run; none of any where it is empty.
         on_epoch: called with a run's place in `configs` and its new history row.
+        on_end: called with its place and how it ended, as soon as it has.
 
     Raises:
         RunError: a network has a layer that cannot be laid side by side.
     """
-    stack = _start(configs, data, device)
-    histories: list[list[Row]] = [[] for _ in configs]
+    stack, histories = _start(configs, data, device, checkpointing)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
-    for epoch in range(stack.config.epochs):
+    outcomes: dict[int, Outcome] = {}
+    saved_at = time.perf_counter()
+
+    def end(index: int, measured: Mapping[str, tuple[float, float]] | None) -> None:
+        seconds = eval_seconds[index]
+        outcomes[index] = _outcome(stack, index, data, histories[index], measured, eval_seconds=seconds)
+        on_end(index, outcomes[index])
+
+    for epoch in range(len(histories[0]), stack.config.epochs):
         rows = _train_epoch(stack, epoch)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
@@ -144,38 +160,80 @@ def train_stack(
             on_epoch(index, row)
             if diverged:
                 alive.remove(index)
+                end(index, None)
         if not alive:
             break
+        due = bool(checkpointing) and time.perf_counter() - saved_at >= checkpointing[0].every_seconds
+        if due and epoch + 1 < stack.config.epochs:
+            for index in alive:
+                _save(stack, index, checkpointing[index], histories[index])
+            saved_at = time.perf_counter()
 
     started = time.perf_counter()
     measured = {split: _evaluate(stack, x, y) for split, (x, y) in data.splits().items()} if alive else {}
     for index in alive:
         eval_seconds[index] += (time.perf_counter() - started) / len(alive)
-    num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
-    return [
-        _outcome(
-            stack,
-            index,
-            data,
-            histories[index],
-            {split: each[index] for split, each in measured.items()} if index in alive else None,
-            eval_seconds=eval_seconds[index],
-            num_params=num_params,
-        )
-        for index in range(stack.num)
-    ]
+        end(index, {split: each[index] for split, each in measured.items()})
+    return [outcomes[index] for index in range(stack.num)]
 
 
-def _start(configs: Sequence[RunConfig], data: DeviceData, device: torch.device) -> _Stack:
+def _start(
+    configs: Sequence[RunConfig], data: DeviceData, device: torch.device, checkpointing: Sequence[Checkpointing]
+) -> tuple[_Stack, list[list[Row]]]:
+    """The stack and each run's history: at the runs' last checkpoints, or at the beginning where those do not fit."""
     assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
     networks = [initial_network(config, data) for config in configs]
     reason = why_not_stackable(networks[0])
     if reason is not None:
         raise RunError(f"these runs cannot be stacked: {reason}")
+    saved = _saved(configs, data, checkpointing)
+    histories: list[list[Row]] = [[] for _ in configs]
+    if saved is not None:
+        networks, optimizers, histories = saved
     model = stack_networks(networks).to(device).to(memory_format=torch.channels_last)
+    optimizer = StackedOptimizer(model, configs)
+    if saved is not None:
+        optimizer.read_from(optimizers)
     num = len(configs)
     wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
-    return _Stack(configs, wide, model, StackedOptimizer(model, configs))
+    return _Stack(configs, wide, model, optimizer), histories
+
+
+Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]
+
+
+def _saved(configs: Sequence[RunConfig], data: DeviceData, checkpointing: Sequence[Checkpointing]) -> Saved | None:
+    """Networks, optimizers and histories; None unless all runs have a checkpoint, and all of the same epoch."""
+    states = [load_checkpoint(one.path, torch.device("cpu")) for one in checkpointing]
+    found = [state for state in states if state is not None]
+    if not found or len(found) < len(states) or len({len(state["history"]) for state in found}) > 1:
+        return None
+    networks, optimizers = [], []
+    for config, state in zip(configs, found, strict=True):
+        network, optimizer = _alone(config, data)
+        try:
+            network.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError):  # of another version of bnexp
+            return None
+        networks.append(network)
+        optimizers.append(optimizer)
+    return networks, optimizers, [list(state["history"]) for state in found]
+
+
+def _save(stack: _Stack, index: int, checkpoint: Checkpointing, history: list[Row]) -> None:
+    """Write a checkpoint of one run, as if it were alone."""
+    network, optimizer = _alone(stack.configs[index], stack.data)
+    network.load_state_dict(network_state(stack.model, index, stack.num))
+    stack.optimizer.write_to(optimizer, index)
+    save_checkpoint(checkpoint.path, network, optimizer, history=history, probes=[], wanted={})
+
+
+def _alone(config: RunConfig, data: DeviceData) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A run's own network, with any weights, and its optimizer."""
+    _, channels, size, _ = data.train_x.shape
+    network = build_network(config, in_channels=channels, image_size=size, num_classes=data.num_classes)
+    return network, build_optimizer(network, config.optim, config.lr)
 
 
 def _train_epoch(stack: _Stack, epoch: int) -> list[Row]:
@@ -296,7 +354,6 @@ def _outcome(
     measured: Mapping[str, tuple[float, float]] | None,
     *,
     eval_seconds: float,
-    num_params: int,
 ) -> Outcome:
     """How one run ended.
 
@@ -304,6 +361,7 @@ def _outcome(
         measured: split -> loss and accuracy; None for a diverged run.
     """
     final = final_metrics(measured or {}, data)
+    num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
     seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from bnexp.cli import main
 from bnexp.compose import request_from_argv
-from bnexp.engine import execute
+from bnexp.engine import execute, process
 from bnexp.engine.batches import batched, stack_width
 from bnexp.engine.execute import Job, Worker, execute_run, execute_stack
 from bnexp.identity import run_id
@@ -19,12 +20,13 @@ from bnexp.planned import make_plan
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
-SMALL = ("epochs=1", "data.train_limit=200", "model.depth=2", "model.width=4", "exec.precision=fp32", "lr=0.01")
+SMALL = ("data.train_limit=200", "model.depth=2", "model.width=4", "exec.precision=fp32", "lr=0.01")
 
 
 def jobs(*argv: str) -> tuple[list[Job], Worker]:
     """Resolved jobs of a grid, and a worker that has their data."""
-    plan = make_plan(request_from_argv(["-m", *SMALL, "exec.threads=1", *argv]))
+    epochs = [] if any(word.startswith("epochs=") for word in argv) else ["epochs=1"]
+    plan = make_plan(request_from_argv(["-m", *SMALL, "exec.threads=1", *epochs, *argv]))
     plan.worker.start()
     return [Job(run.config, run.probes) for run in plan.runs], plan.worker
 
@@ -80,6 +82,47 @@ def test_run_that_has_ended_is_left_as_it_was(tmp_path: Path) -> None:
     assert [record.exec.get("stack") for record in records if record] == [2, None, 2]
 
 
+def test_stopped_stack_goes_on_and_a_run_that_was_not_in_it_is_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, worker = jobs("seed=0,1,2", "epochs=3", "exec.checkpoint_seconds=0")
+    store, told = Store(tmp_path), []
+
+    def stop(index: int) -> None:
+        told.append(index)
+        if len(told) == 5:  # in the third epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute_stack(found[:2], worker, store, on_epoch=stop)
+    names = [run_id(job.config) for job in found]
+    assert [len(store.history(name)) for name in names] == [3, 2, 0]
+    assert [store.checkpoint_path(name).exists() for name in names] == [True, True, False]
+    told.clear()
+    records = execute_stack(found, worker, store, on_epoch=told.append)
+    assert told == [0, 1, 2, 2, 2]
+    assert [record.exec.get("stack") for record in records if record] == [2, 2, None]
+    assert [[row["epoch"] for row in store.history(name)] for name in names] == [[1, 2, 3]] * 3
+    assert not any(store.checkpoint_path(name).exists() for name in names)
+
+
+def test_sweep_in_stacks_tells_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TELL_SECONDS", -1.0)
+    found, worker = jobs("seed=0,1,2,3", "epochs=2")
+    told: Counter[int] = Counter()
+    ended: list[int] = []
+    process.execute_processes(
+        [tuple(found)],
+        worker,
+        Store(tmp_path),
+        slots=1,
+        on_epoch=lambda config: told.update([config.seed]),
+        on_record=lambda config, record: ended.append(config.seed),
+    )
+    assert told == dict.fromkeys(range(4), 2)
+    assert ended == [0, 1, 2, 3]
+
+
 def test_stack_that_raises_is_tried_run_by_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +149,7 @@ def test_step_probe_can_be_added_to_a_stacked_run(tmp_path: Path) -> None:
 
 
 def test_sweep_in_stacks_finishes_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["train", "-m", *SMALL, "norm=none,batch", "seed=0,1,2", "exec.executor=stacked", f"results={tmp_path}"]
+    argv = ["train", "-m", *SMALL, "epochs=1", "norm=none,batch", "seed=0,1,2", "exec.executor=stacked", f"results={tmp_path}"]
     assert main(argv) == 0
     assert {record.exec["stack"] for record in Store(tmp_path).records(None)} <= {2, 3}
     capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from small_runs import compose, untimed
 
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network
-from bnexp.engine.loop import Outcome, Row, evaluate, train_run
+from bnexp.engine.loop import Checkpointing, Outcome, Row, evaluate, train_run
 from bnexp.engine.stacked import stack_key, train_stack, why_not_stacked
 
 CPU = torch.device("cpu")
@@ -185,6 +186,72 @@ def test_weights_of_a_run_are_a_network_of_its_own(data: DeviceData) -> None:
         loss, accuracy = evaluate(model, data.test_x, data.test_y, data, "fp32")
         assert outcome.final["test_loss"] == pytest.approx(loss, rel=1e-5)
         assert outcome.final["test_accuracy"] == pytest.approx(accuracy, abs=2 / len(data.test_y))
+
+
+class _Stopped(Exception):
+    """What ends a training in the middle."""
+
+
+RESUMED = {
+    "dropout, augmented": ("model.dropout=0.2", "data.augment=crop_flip"),
+    "frozen": ("norm.freeze_at=1",),
+    "noisy": ("norm=noisy_batch", "norm.momentum=null"),
+    "adam": ("optim=adam", "lr=0.01"),
+    "adamw": ("optim=adamw", "lr=0.01", "optim.trainable=norm"),
+    "rmsprop": ("optim=rmsprop", "lr=0.001", "optim.momentum=0.5"),
+    "plain sgd": ("optim.momentum=0",),
+}
+
+
+def stop_after_two_epochs(configs: Sequence[RunConfig], data: DeviceData, folder: Path) -> list[Checkpointing]:
+    """The checkpoints of a stack that was ended in its third epoch, each at the end of the second."""
+    checkpointing = [Checkpointing(folder / f"{index}.pt", 0.0) for index in range(len(configs))]
+
+    def stop(index: int, row: Row) -> None:
+        if row["epoch"] == 3:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train_stack(configs, data, CPU, checkpointing=checkpointing, on_epoch=stop)
+    return checkpointing
+
+
+@pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+def test_a_stack_goes_on_from_its_checkpoints_to_the_same_bits(
+    data: DeviceData, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    configs = mixed(compose("lr=0.02", *SMALL, *overrides))
+    whole = train_stack(configs, data, CPU)
+    checkpointing = stop_after_two_epochs(configs, data, tmp_path)
+    epochs: list[int] = []
+    resumed = train_stack(
+        configs, data, CPU, checkpointing=checkpointing, on_epoch=lambda index, row: epochs.append(row["epoch"])
+    )
+    assert epochs == [3] * len(configs)
+    for one, other in zip(resumed, whole, strict=True):
+        assert_alike(one, other, weights=0, losses=0)
+
+
+@pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+def test_a_run_goes_on_alone_from_its_stack_checkpoint(
+    exact: DeviceData, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    configs = mixed(compose("lr=0.02", *SMALL, *overrides))
+    checkpointing = stop_after_two_epochs(configs, exact, tmp_path)
+    for config, checkpoint in zip(configs, checkpointing, strict=True):
+        alone = train_run(config, exact, CPU)
+        assert_alike(train_run(config, exact, CPU, checkpointing=checkpoint), alone, weights=1e-12, losses=1e-12)
+
+
+def test_a_stack_whose_checkpoints_are_of_different_epochs_starts_anew(data: DeviceData, tmp_path: Path) -> None:
+    configs = mixed(compose("lr=0.02", *SMALL))
+    checkpointing = stop_after_two_epochs(configs, data, tmp_path)
+    checkpointing[1].path.unlink()
+    epochs: list[int] = []
+    train_stack(
+        configs, data, CPU, checkpointing=checkpointing, on_epoch=lambda index, row: epochs.append(row["epoch"])
+    )
+    assert epochs == [epoch for epoch in (1, 2, 3) for _ in configs]
 
 
 def test_seconds_are_shared_out(data: DeviceData) -> None:
