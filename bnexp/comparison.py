@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from bnexp.errors import ConfigError
-from bnexp.metrics import MEASURES, METRICS, NEEDS_TARGET, metric_of
+from bnexp.metrics import CURVE, MEASURES, METRICS, NEEDS_TARGET, metric_of
 from bnexp.section import unknown_key
 
-Direction = Literal["higher", "lower", "same"]
+Direction = Literal["higher", "lower", "same", "not lower"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Role = Literal["claim", "premise", "context"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -20,6 +20,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "difference": (frozenset({"treatment", "control"}), frozenset({"control_measure"})),
     "ratio": (frozenset({"treatment", "control"}), frozenset({"control_measure"})),
+    "matched": (frozenset({"treatment", "control"}), frozenset()),
     "level": (frozenset({"treatment", "reference"}), frozenset()),
     "reach": (frozenset({"treatment", "control", "over"}), frozenset({"within"})),
     "span": (frozenset({"treatment", "control", "over"}), frozenset({"within"})),
@@ -32,7 +33,7 @@ FACTORS = ("ratio", "reach")  # their margin is a factor above 1, judged on a lo
 IN_NUMBERS = ("reach", "span", "slope")  # they reckon with the levels themselves: numbers above 0
 FIELDS = ("treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "budget")
 # where a margin in accuracy that a tier declares may stand for a comparison's own
-IN_ACCURACY = ("difference", "level", "worst", "interaction", "search", "slope")
+IN_ACCURACY = ("difference", "matched", "level", "worst", "interaction", "search", "slope")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Comparison:
     Attributes:
         shape: one of SHAPES.
             difference: treatment − control. ratio: treatment / control. level: treatment − `reference`.
+            matched: treatment − control, each where it first reaches the highest train accuracy that both reach.
             reach: the largest level of `over` at which an arm is still good, treatment / control.
             span: decades of `over`, of those tried, at which an arm is good, treatment − control.
             worst: the worst level of `over`, treatment − control.
@@ -49,17 +51,20 @@ class Comparison:
             interaction: (treatment − control) − (against[0] − against[1]).
             search: what is lost by trying but `budget` settings (learning rates, and levels of `over`) drawn at
             random instead of all of them, treatment − control.
-        direction: the claimed side: higher or lower than the control; or same.
+        direction: the claimed side: higher or lower than the control; same: no difference as large as the margin;
+            not lower (non-inferiority): not below the control by the margin or more.
         margin: the smallest effect that matters: in the measure's stored unit, per doubling for a slope, in decades
             for a span, a factor above 1 for a ratio or a reach; None: the tier's, for a slope over all of its levels.
         measure: of a run, in metrics; None: the study's metric.
         control_measure: what the control is read in instead.
-        target: what an epochs_to_target and its like have to reach; None: the tier's.
+        target: what an epochs_to_target and its like have to reach, or the least train accuracy to match at; None:
+            the tier's.
         over: the config key whose values are the levels.
         levels: arm -> its level, a number above 0, in ascending order.
         role: claim; premise: the study's claims are invalid in a stratum where it is not supported; context: not on
             trial, and so no part of the family.
-        within: good is also to be no worse than the arm's own best level by more than this; `margin`: the tier's.
+        within: good is also to be no worse, by more than this, than the best healthy level of either arm at the same
+            seed; `margin`: the tier's.
     """
 
     shape: str
@@ -84,9 +89,13 @@ class Comparison:
         named = (self.treatment, self.control, *(self.against or ()), *(arm for arm, _ in self.levels or ()))
         return tuple(dict.fromkeys(arm for arm in named if arm is not None))
 
+    @property
+    def has_target(self) -> bool:
+        return self.shape == "matched" or any(name in NEEDS_TARGET for name in (self.measure, self.control_measure))
+
     def measures(self) -> tuple[tuple[str, float | None], ...]:
-        """The measures that it reads, each with its target; those of `resolved` comparisons."""
-        names = (self.measure, self.control_measure)
+        """What it reads of a run, each measure with its target; those of `resolved` comparisons."""
+        names = (self.measure, self.control_measure, CURVE if self.shape == "matched" else None)
         return tuple((name, self.target if name in NEEDS_TARGET else None) for name in names if name is not None)
 
     def resolved(
@@ -101,13 +110,12 @@ class Comparison:
         within = margin if self.within == "margin" else self.within
         if self.shape == "slope" and margin is not None:
             margin /= _doublings([level for _, level in self.levels] if self.levels else levels)
-        targeted = any(name in NEEDS_TARGET for name in (measure, self.control_measure))
         return replace(
             self,
             measure=measure,
             margin=margin if self.margin is None else self.margin,
             within=within,
-            target=(target if self.target is None else self.target) if targeted else None,
+            target=(target if self.target is None else self.target) if self.has_target else None,
         )
 
 
@@ -231,7 +239,7 @@ def _check_numbers(prefix: str, comparison: Comparison, metric: str) -> None:
     if comparison.within not in (None, "margin"):
         _number(f"{prefix}.within", comparison.within, above=0)
     if comparison.target is not None:
-        if not any(name in NEEDS_TARGET for name in (measure.name, comparison.control_measure)):
+        if not comparison.has_target:
             raise ConfigError(f"{prefix}.target", got=comparison.target, hint=f"means nothing to {measure.name}")
         if not 0 < comparison.target < 1:
             raise ConfigError(f"{prefix}.target", got=comparison.target, hint="expected a fraction between 0 and 1")
@@ -243,6 +251,8 @@ def _check_numbers(prefix: str, comparison: Comparison, metric: str) -> None:
         raise ConfigError(
             f"{prefix}.control_measure", got=other, hint=f"is not in {measure.unit}, as {measure.name} is"
         )
+    if comparison.shape == "matched" and measure.name != "val_accuracy":
+        raise ConfigError(f"{prefix}.measure", got=measure.name, hint="runs are matched in val_accuracy alone")
     if comparison.shape == "search" and measure.name not in METRICS:
         raise ConfigError(f"{prefix}.measure", got=measure.name, hint="a search is scored by what every run reports")
 

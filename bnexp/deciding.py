@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bnexp.analysis.claims import declared_of, load_study
-from bnexp.analysis.rounds import Rounds, judge_rounds
-from bnexp.analysis.sequential import DECIDED, Look, plan_looks
-from bnexp.frozen import looks_of
+from bnexp.analysis.rounds import Rounds, count_runs, judge_rounds
+from bnexp.analysis.sequential import DECIDED, Look, looks_of
 from bnexp.planned import Plan, PlannedPart, PlannedRun
 from bnexp.records import RunRecord
 from bnexp.request import StudyRequest
@@ -15,12 +15,24 @@ from bnexp.request import StudyRequest
 Execute = Callable[[Sequence[PlannedRun]], dict[str, RunRecord]]
 
 
-def execute_in_rounds(plan: Plan, execute: Execute) -> tuple[dict[str, RunRecord], list[PlannedRun]]:
+@dataclass(frozen=True)
+class _Started:
+    """A frozen study: its name on disk, its runs, and the looks that it was started with."""
+
+    key: str
+    planned: PlannedPart
+    looks: tuple[Look, ...]
+
+
+def execute_in_rounds(
+    plan: Plan, studies: Sequence[str], execute: Execute
+) -> tuple[dict[str, RunRecord], list[PlannedRun]]:
     """Execute what each study of a plan needs for its next look, judge, and go on until each is decided.
 
     The looks were frozen before the first run; a study that has been judged at some of them goes on with the next.
 
     Args:
+        studies: the names on disk of the plan's studies, in their order.
         execute: runs of the plan -> run id -> record of those that ended.
 
     Returns:
@@ -29,52 +41,60 @@ def execute_in_rounds(plan: Plan, execute: Execute) -> tuple[dict[str, RunRecord
     records: dict[str, RunRecord] = {}
     asked: list[PlannedRun] = []
     todo = {run.run_id: run for run in plan.todo}
-    waiting = {planned.part.study.key: planned for planned in plan.parts if planned.part.study is not None}
-    reached = {key: _judge(plan, planned) for key, planned in waiting.items()}
-    for key in [key for key, rounds in reached.items() if rounds.stop]:
-        print(_told(key, reached[key], _looks(waiting.pop(key))))
+    waiting = [_started(plan, *pair) for pair in zip(studies, plan.parts, strict=True)]
+    reached = {study.key: _judge(plan, study) for study in waiting}
+    for study in [study for study in waiting if reached[study.key].stop]:
+        print(_told(study, reached[study.key]))
+        waiting.remove(study)
     while waiting:
-        needed = {name for key, planned in waiting.items() for name in _next_runs(plan, planned, reached[key])}
+        needed = {name for study in waiting for name in _next_runs(plan, study, reached[study.key])}
         batch = [run for name, run in todo.items() if name in needed and name not in records]
         asked += batch
         records |= execute(batch)
-        for key, planned in list(waiting.items()):
-            before, reached[key] = reached[key].number, _judge(plan, planned)
-            print(_told(key, reached[key], _looks(planned)))
-            if reached[key].stop or reached[key].number == before:  # no further: what is missing crashed
-                del waiting[key]
+        for study in list(waiting):
+            before, reached[study.key] = reached[study.key].number, _judge(plan, study)
+            if reached[study.key].number == before:  # no further: what is missing crashed, or another process has it
+                print(f"{study.key}: runs are missing for look {before + 1}; the same command tries again")
+                waiting.remove(study)
+                continue
+            print(_told(study, reached[study.key]))
+            if reached[study.key].stop:
+                waiting.remove(study)
     return records, asked
 
 
-def _looks(planned: PlannedPart) -> tuple[Look, ...]:
-    return plan_looks(looks_of(_study(planned)))
+def _started(plan: Plan, key: str, planned: PlannedPart) -> _Started:
+    frozen = plan.store.study(key)
+    assert frozen is not None
+    return _Started(key, planned, looks_of(frozen))
 
 
-def _judge(plan: Plan, planned: PlannedPart) -> Rounds:
-    study = _study(planned)
+def _judge(plan: Plan, started: _Started) -> Rounds:
+    study, planned = _study(started.planned), started.planned
     spec = study.spec.at(study.tier)
     _, selection = load_study(plan.store, spec, planned.run_ids, planned.arms)
     if selection is None:
         return Rounds([], 0, stop=False)
-    return judge_rounds(selection, spec, declared_of(spec, study.tier), _looks(planned))
+    declared = declared_of(spec, study.tier)
+    runs = count_runs(plan.store, planned.run_ids, spec, declared, started.looks)
+    return judge_rounds(selection, spec, declared, started.looks, runs)
 
 
-def _next_runs(plan: Plan, planned: PlannedPart, rounds: Rounds) -> set[str]:
+def _next_runs(plan: Plan, started: _Started, rounds: Rounds) -> set[str]:
     """The ids of the runs that the next look takes in: those of the tuning seeds, and of the first reported ones."""
-    study = _study(planned)
-    num_seeds = _looks(planned)[rounds.number].num_pairs
+    study = _study(started.planned)
+    num_seeds = started.looks[rounds.number].num_pairs
     seeds = {*study.spec.choose.seeds, *study.spec.seeds(study.tier)[:num_seeds]}
-    own = set(planned.run_ids)
+    own = set(started.planned.run_ids)
     return {run.run_id for run in plan.runs if run.run_id in own and run.config.seed in seeds}
 
 
-def _told(key: str, rounds: Rounds, looks: Sequence[Look]) -> str:
-    if rounds.number == 0:
-        return f"{key}: runs are missing for the first look; the same command tries again"
+def _told(started: _Started, rounds: Rounds) -> str:
     decided = sum(claim.verdict.outcome in DECIDED for claim in rounds.claims)
-    look = looks[rounds.number - 1]
+    look = started.looks[rounds.number - 1]
     where = (
-        f"{key}: look {look.number} of {len(looks)}, {look.num_pairs} seeds: {decided} of {len(rounds.claims)} decided"
+        f"{started.key}: look {look.number} of {len(started.looks)}, {look.num_pairs} seeds: "
+        f"{decided} of {len(rounds.claims)} decided"
     )
     if not rounds.stop:
         return where

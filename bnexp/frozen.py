@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from bnexp.analysis.sequential import default_looks
+from bnexp.analysis.sequential import default_looks, frozen_looks
 from bnexp.errors import ConfigError, StoreError
 from bnexp.identity import canonical_json
 from bnexp.planned import Plan, PlannedPart
@@ -50,24 +52,19 @@ def changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
     return [found for key, old, new in pairs for found in changed_keys(old, new, f"{prefix}.{key}" if prefix else key)]
 
 
-def looks_of(study: StudyRequest) -> tuple[int, ...]:
-    """The numbers of reported seeds at which a study that stops when it is decided is judged."""
-    return default_looks(len(study.spec.seeds(study.tier)))
-
-
 def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: Store) -> tuple[str, dict[str, Any]]:
     declaration = json.loads(canonical_json(study.spec.declaration(study.tier)))
     digest, key, fork = declaration_hash(declaration), study.key, {}
-    before = store.study(key)
-    if before is not None and not {"hash", "declaration", "run_ids"} <= set(before):
-        raise StoreError(f"{str(store.study_path(key))!r} is no frozen study: remove it, or use another results folder")
-    if before is not None and before["hash"] != digest and not study.overrides:
-        changed = changed_keys(before["declaration"], declaration)
+    before = _started(store, key)
+    refusal = _refusal(study, declaration, digest, before, store)
+    if refusal is not None:
+        error, changed = refusal
         if not request.fork:
-            raise _changed_since(study, changed, store)
+            raise error
         key, fork = f"{key}-fork-{digest[:6]}", {"fork_of": study.spec.name, "changed": changed}
-        before = store.study(key)
-    if before is not None and before["run_ids"] != planned.run_ids and not study.overrides:
+        before = _started(store, key)
+    # the same overrides in another order ask for the same runs in another order
+    if before is not None and sorted(before["run_ids"]) != sorted(planned.run_ids):
         hint = (
             f"was started in {str(store.root)!r} with other runs: the data, the precision or a default has "
             "changed since; use another results folder"
@@ -83,9 +80,46 @@ def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: 
         "command": shlex.join(["bnexp", "train", *request.argv]),
         "run_ids": planned.run_ids,
         "arms": planned.arms,
-        **({"looks": list(looks_of(study))} if study.stop_decided else {}),
+        **(_looks(study, before) if study.stop_decided else {}),
         **fork,
     }
+
+
+def _started(store: Store, key: str) -> dict[str, Any] | None:
+    """study.json as it was frozen; None where the study was not started."""
+    before = store.study(key)
+    if before is not None and not {"hash", "declaration", "run_ids"} <= set(before):
+        raise StoreError(f"{str(store.study_path(key))!r} is no frozen study: remove it, or use another results folder")
+    return before
+
+
+def _refusal(
+    study: StudyRequest, declaration: Mapping[str, Any], digest: str, before: Mapping[str, Any] | None, store: Store
+) -> tuple[ConfigError, list[str]] | None:
+    """Why a study cannot go by its own name here, and what is not as it was started; None where it can."""
+    if before is not None:
+        changed = changed_keys(before["declaration"], declaration)
+        return None if before["hash"] == digest else (_changed_since(study, changed, store), changed)
+    otherwise = replace(study, stop_decided=not study.stop_decided)
+    other = _started(store, otherwise.key)
+    if other is None:
+        return None
+    return _started_otherwise(otherwise, store), ["stop", *changed_keys(other["declaration"], declaration)]
+
+
+def _looks(study: StudyRequest, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """When a study that stops when it is decided is judged, and how strictly: as it was started, if it was."""
+    planned = frozen_looks(default_looks(len(study.spec.seeds(study.tier))))
+    return planned if before is None else {key: before[key] for key in planned if key in before}
+
+
+def _started_otherwise(other: StudyRequest, store: Store) -> ConfigError:
+    how = "with stop=decided" if other.stop_decided else "without stop=decided"
+    hint = (
+        f"was started in {str(store.root)!r} {how}, and judging its claim a second time would err more often: "
+        f"bnexp report {other.key}, or use another results folder, or set this one apart with --fork"
+    )
+    return ConfigError("study", got=other.spec.name, hint=hint)
 
 
 def _changed_since(study: StudyRequest, changed: list[str], store: Store) -> ConfigError:

@@ -67,7 +67,6 @@ MEASURES: dict[str, Metric] = {
         Metric("generalization_gap", "none", "fraction", "lower", "train − test accuracy (points)", 2),
         Metric("epochs_to_target", "val", "epochs", "lower", "epochs to the target accuracy", 2),
         Metric("seconds_to_target", "val", "seconds", "lower", "training time to the target accuracy (s)", 2),
-        Metric("val_accuracy_at_train", "val", "fraction", "higher", "validation accuracy at the train target (%)", 2),
         Metric("shift_l2", "train", "ratio", "lower", "change of a layer's gradient (× its norm)", 3),
         Metric("shift_cosine", "train", "cosine", "higher", "cosine of gradients before and after (1: no shift)", 3),
         Metric("moment_drift", "train", "SDs", "lower", "drift of activation means (SD)", 3),
@@ -92,7 +91,10 @@ MEASURES: dict[str, Metric] = {
 }
 
 # of a history: the accuracy to reach, as a fraction
-NEEDS_TARGET = frozenset({"epochs_to_target", "seconds_to_target", "val_accuracy_at_train"})
+NEEDS_TARGET = frozenset({"epochs_to_target", "seconds_to_target"})
+
+# no number of a run: its train and validation accuracy over the epochs, for the shape that matches two runs
+CURVE = "accuracy_curve"
 
 # measure -> the probe whose rows it is made of; the others need none
 PROBE_OF: dict[str, str] = {

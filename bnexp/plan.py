@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import resource
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from bnexp.config import RunConfig
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
-from bnexp.engine.execute import Worker
-from bnexp.engine.step import train_step
+from bnexp.engine.estimate import COUNTED_PROBES, Estimator
 from bnexp.frozen import check_studies
-from bnexp.identity import cell_id
-from bnexp.planned import Plan, make_plan
+from bnexp.identity import cell_id, run_id
+from bnexp.planned import Plan, PlannedRun, make_plan
 from bnexp.progress import described, merged_note, part_lines
 from bnexp.request import Request
 
-PROBE_SECONDS = 0.4
-WARMUP_STEPS = 2
 MOST_SHOWN = 20
 
 
 def print_plan(request: Request, *, as_json: bool) -> None:
-    """Print the runs, their states and an estimate from timed steps of every shape that is still to run."""
+    """Print the runs, their states and an estimate of their time from every shape that is still to run."""
     plan = make_plan(request)
-    check_studies(plan, request)
-    seconds = estimate_seconds(plan)
+    frozen = check_studies(plan, request)
+    seconds = estimate_seconds(plan, request.exec.executor)
+    timed, left_out = _estimated(plan, request)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     cells = {cell_id(run.config) for run in plan.runs}
-    power = _power(plan)  # after the peak, which is that of training
+    power = _power(plan, list(frozen.values()))  # after the peak, which is that of training
     summary = {
         "cells": len(cells),
         "runs": len(plan.runs),
@@ -41,6 +36,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
         "resume": plan.count("resume"),
         "todo": plan.count("todo") + plan.count("retry"),
         "minutes": round(seconds / 60, 4),
+        "not_in_minutes": left_out,
         "peak_mib": round(peak_mib * plan.slots),
         "studies": [
             {"name": planned.part.study.key, "runs": len(planned.run_ids), "shared": planned.num_shared}
@@ -58,7 +54,8 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     for line in part_lines(plan, request):
         print(line)
     _print_runs(plan)
-    print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {plan.slots} at a time, "
+    at_once = f"{plan.slots} {'stacks of runs ' * (request.exec.executor == 'stacked')}at a time"
+    print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {at_once} ({timed}), "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
     for row in power:
         print(_power_line(row, plan))
@@ -75,28 +72,39 @@ def _power_line(row: Mapping[str, Any], plan: Plan) -> str:
     what = row["treatment"] + (f" against {row['control']}" if row["control"] else "")
     where = [row["study"]] if len(plan.parts) > 1 else []
     where += [row["stratum"]] if row["stratum"] else []
+    rounds = f" with looks at {', '.join(map(str, row['looks']))}" if row["looks"] else ""
+    least = "at least " * bool(row["looks"])  # the chance at one look: that of any of them is larger
     return (
-        f"power of {''.join(f'{word}: ' for word in where)}{what}, {row['num_pairs']} pairs, from a pilot of "
-        f"{row['num_pilot']}: {100 * row['to_find']:.0f} % to find twice the margin, "
-        f"{100 * row['to_equate']:.0f} % to show that there is nothing"
+        f"power of {''.join(f'{word}: ' for word in where)}{what}, {row['num_pairs']} pairs{rounds}, from a pilot of "
+        f"{row['num_pilot']}: {least}{100 * row['to_find']:.0f} % to find twice the margin, "
+        f"{least}{100 * row['to_equate']:.0f} % to show that there is nothing"
     )
 
 
-def _power(plan: Plan) -> list[dict[str, Any]]:
-    """The chances of each comparison, where runs of its study are there to tell the spread."""
+def _power(plan: Plan, frozen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The chances of each comparison, where runs of its study are there to tell the spread.
+
+    Args:
+        frozen: study.json of each of the plan's studies, in their order.
+    """
     from bnexp.analysis.claims import declared_of, load_study
     from bnexp.analysis.planning import plan_power
+    from bnexp.analysis.sequential import looks_of
 
     rows = []
-    for planned in plan.parts:
+    of_studies = (planned for planned in plan.parts if planned.part.study is not None)
+    for planned, content in zip(of_studies, frozen, strict=True):
         study = planned.part.study
-        if study is None or study.overrides:
+        assert study is not None
+        if study.overrides:
             continue
         spec = study.spec.at(study.tier)
         _, selection = load_study(plan.store, spec, planned.run_ids, planned.arms)
-        powers = [] if selection is None else plan_power(selection, spec, declared_of(spec, study.tier))
+        declared, looks = declared_of(spec, study.tier), looks_of(content)
+        powers = [] if selection is None else plan_power(selection, spec, declared, looks)
         rows += [
-            {"study": study.key, "treatment": power.comparison.treatment, "control": power.comparison.control,
+            {"study": study.key, "looks": [look.num_pairs for look in looks],
+             "treatment": power.comparison.treatment, "control": power.comparison.control,
              "stratum": power.stratum, "num_pilot": power.num_pilot, "sd": power.sd, "num_pairs": power.num_pairs,
              "to_find": round(power.to_find, 4), "to_equate": round(power.to_equate, 4)}
             for power in powers
@@ -108,39 +116,34 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def estimate_seconds(plan: Plan) -> float:
-    """Wall seconds of what is not done, from a few timed steps of each distinct shape; evaluation is not in it."""
+def estimate_seconds(plan: Plan, executor: str) -> float:
+    """Wall seconds of what is not done, as this executor does it: of probes, those of `COUNTED_PROBES` are in it."""
     plan.worker.start()
-    step_seconds: dict[RunConfig, float] = {}
-    total = 0.0
-    for run in plan.todo:
-        if run.state == "measure":  # trained already
-            continue
-        data = plan.worker.data(run.config.data)
-        shape = replace(run.config, seed=0, lr=1e-4, epochs=10**9)
-        if shape not in step_seconds:
-            step_seconds[shape] = _time_step(shape, plan.worker, data)
-        total += step_seconds[shape] * run.config.epochs * (len(data.train_y) // run.config.batch_size)
-    return total / plan.slots
+    estimator = Estimator(plan.worker)
+    runs = {run.run_id: run for run in plan.todo}
+    free_at = [0.0] * plan.slots  # a batch is taken by the worker that is free first
+    for batch in plan.batches(plan.todo, executor=executor):
+        to_train = [job for job in batch if runs[run_id(job.config)].state != "measure"]
+        seconds = estimator.of_training(to_train) if to_train else 0.0
+        for job in batch:
+            if "statistics" in _to_measure(runs[run_id(job.config)], plan):
+                seconds += estimator.of_statistics(job.config)
+        heapq.heapreplace(free_at, free_at[0] + seconds)
+    return max(free_at)
 
 
-def _time_step(config: RunConfig, worker: Worker, data: DeviceData) -> float:
-    _, channels, size, _ = data.train_x.shape
-    model = build_network(config, in_channels=channels, image_size=size, num_classes=data.num_classes)
-    init_network(model, config, data)
-    model.to(worker.device).train()
-    optimizer = build_optimizer(model, config.optim, config.lr)
-    steps, started = -WARMUP_STEPS, time.perf_counter()
-    while steps < 1 or time.perf_counter() - started < PROBE_SECONDS:
-        if steps == 0:
-            started = time.perf_counter()
-        loss, _ = train_step(
-            model,
-            optimizer,
-            config,
-            normalize(data.train_x[: config.batch_size], data),
-            data.train_y[: config.batch_size],
-        )
-        loss.item()
-        steps += 1
-    return (time.perf_counter() - started) / steps
+def _to_measure(run: PlannedRun, plan: Plan) -> Collection[str]:
+    """The probes that a run still lacks."""
+    record = plan.store.record(run.run_id) if run.state == "measure" else None
+    return run.probes if record is None else record.unmeasured(run.probes)
+
+
+def _estimated(plan: Plan, request: Request) -> tuple[str, list[str]]:
+    """What the minutes are of, in words, and the probes that are left out of them."""
+    wanted = dict.fromkeys(probe for run in plan.todo for probe in _to_measure(run, plan))
+    left_out = [probe for probe in wanted if probe not in COUNTED_PROBES]
+    told = ["training", "evaluation", *(f"probe {probe}" for probe in wanted if probe in COUNTED_PROBES)]
+    words = ", ".join(told) + (f"; without probe {', '.join(left_out)}" if left_out else "")
+    if any(study.stop_decided for study in request.studies):
+        words += "; fewer where seeds are left out because all is decided"
+    return words, left_out

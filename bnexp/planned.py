@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bnexp.config import DataConfig, ExecConfig, RunConfig
+from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.device import resolve_device, resolve_precision
-from bnexp.engine.execute import MEASURED_AFTERWARDS, Worker
+from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
 from bnexp.errors import ConfigError
 from bnexp.identity import run_id
 from bnexp.request import Part, Request
@@ -75,6 +76,14 @@ class Plan:
     def num_merged(self) -> int:
         """Grid points that are the same run as an earlier one."""
         return self.num_composed - len(self.runs)
+
+    def batches(self, runs: Sequence[PlannedRun], *, executor: str) -> list[tuple[Job, ...]]:
+        """These runs as an executor takes them: each alone or, where it is `stacked`, those that can side by side."""
+        jobs = [Job(run.config, run.probes) for run in runs]
+        if executor != "stacked":
+            return [(job,) for job in jobs]
+        sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
+        return batched(jobs, slots=self.slots, image_sizes=sizes)
 
     def count(self, state: State) -> int:
         return sum(run.state == state for run in self.runs)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from bnexp.config import ExecConfig, RunConfig
-from bnexp.engine.batches import batched
-from bnexp.engine.execute import Job
 from bnexp.engine.process import execute_processes
 from bnexp.engine.serial import execute_serial
 from bnexp.errors import StoreError
@@ -31,7 +29,8 @@ def train(request: Request) -> int:
     if any(study.stop_decided for study in request.studies):
         from bnexp.deciding import execute_in_rounds  # it needs pandas, which no other training does
 
-        records, asked = execute_in_rounds(plan, lambda runs: execute(plan, runs, executor=request.exec.executor))
+        executor = request.exec.executor
+        records, asked = execute_in_rounds(plan, studies, lambda runs: execute(plan, runs, executor=executor))
     else:
         records = execute(plan, asked, executor=request.exec.executor)
     print_summary(plan, records, asked, request, studies)
@@ -81,14 +80,10 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
             count = f"[{len(records):>{len(str(len(runs)))}}/{len(runs)}] " if len(runs) > 1 else ""
             bar.write(f"{count}{name}  {described(planned[name], plan)}  {ending(record)}".replace("    ", "  "))
 
-        jobs = [Job(run.config, run.probes) for run in runs]
-        if executor in ("process", "stacked") or (len(jobs) > 1 and executor != "serial"):
-            batches: list[tuple[Job, ...]] = [(job,) for job in jobs]
-            if executor == "stacked":
-                sizes = [plan.worker.hosts[run.config.data].images.image_size for run in runs]
-                batches = batched(jobs, slots=plan.slots, image_sizes=sizes)
+        batches = plan.batches(runs, executor=executor)
+        if executor in ("process", "stacked") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
             execute_processes(batches, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:
-            execute_serial(jobs, plan.worker, plan.store, on_epoch=on_epoch, on_record=on_record)
+            execute_serial([job for (job,) in batches], plan.worker, plan.store, on_epoch=on_epoch, on_record=on_record)
     return records

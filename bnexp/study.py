@@ -11,11 +11,13 @@ from typing import Any
 from bnexp.comparison import IN_NUMBERS, Comparison, Direction, parse_comparison
 from bnexp.errors import ConfigError
 from bnexp.identity import canonical_json
-from bnexp.metrics import METRICS, NEEDS_TARGET, PROBE_OF
+from bnexp.metrics import METRICS, PROBE_OF
 from bnexp.section import unknown_key
 
 TIERS = ("small", "medium", "full")
 MIN_SEEDS = 6  # five pairs cannot reach p < 0.05 two-sided by signs or ranks
+INIT = "model.init"
+POOR_INITS = ("default", "normal")  # of weights whose scale knows nothing of the layer, or of the activation
 NOT_AN_ARMS_OWN = ("lr", "seed", "epochs", "data", "data.split_seed", "exec.precision", "probes")
 __all__ = ["TIERS", "Choice", "Comparison", "Direction", "StudySpec", "Tier", "declaration_hash", "study_from_dict"]
 
@@ -41,7 +43,7 @@ class Tier:
         fixed: overrides that all runs share, probes among them.
         axes: what is swept.
         margin: the smallest difference in accuracy that matters on these data, a fraction.
-        target: the accuracy that an epochs_to_target and its like have to reach.
+        target: the accuracy that an epochs_to_target and its like have to reach, or at least to be matched at.
     """
 
     fixed: dict[str, Any]
@@ -111,8 +113,28 @@ class StudySpec:
 
     def num_verdicts(self, tier: str) -> int:
         """Comparisons over the strata that each is judged in: what the study comes to."""
-        axes = {key: len(values) for key, values in self.tiers[tier].axes.items() if key not in ("lr", "seed")}
-        return sum(math.prod(n for key, n in axes.items() if key != c.over) for c in self.comparisons)
+        return sum(
+            num_strata(self.tiers[tier].axes, c, bare=any(self._is_bare(tier, arm) for arm in c.arms))[0]
+            for c in self.comparisons
+        )
+
+    def _is_bare(self, tier: str, arm: str) -> bool:
+        return self.overrides(tier, arm).get("norm") == "none"
+
+
+def num_strata(axes: Mapping[str, Sequence[Any]], comparison: Comparison, *, bare: bool) -> tuple[int, int]:
+    """Declared strata that a comparison is judged in, and those that are but readings of them with a poor init.
+
+    Args:
+        axes: what is swept; learning rates and seeds are no strata.
+        bare: one of its arms has no norm, so that a poor init makes a strawman of it.
+    """
+    whole = math.prod(len(values) for key, values in axes.items() if key not in ("lr", "seed", comparison.over))
+    inits = axes.get(INIT, ()) if bare and comparison.over != INIT else ()
+    poor = sum(init in POOR_INITS for init in inits)
+    if poor in (0, len(inits)):  # without an init that suits nothing is there to be read otherwise
+        return whole, 0
+    return whole - whole * poor // len(inits), whole * poor // len(inits)
 
 
 def declaration_hash(declaration: Mapping[str, Any]) -> str:
@@ -246,7 +268,7 @@ def _check_tier(spec: StudySpec, tier: str) -> None:
     for index, comparison in enumerate(spec.at(tier).comparisons):
         where = f"study.comparisons.{index}"
         for key, value in (("margin", comparison.margin), ("target", comparison.target)):
-            needed = key == "margin" or any(name in NEEDS_TARGET for name, _ in comparison.measures())
+            needed = key == "margin" or comparison.has_target
             if needed and value is None:
                 raise ConfigError(f"{where}.{key}", got=None, hint=f"neither here nor in tier {tier}")
         for name, _ in comparison.measures():

@@ -63,7 +63,7 @@ def rate(arm: str, scores: np.ndarray, failed: np.ndarray, num_pairs: int) -> di
     one, other = drawn[:, :num_pairs], drawn[:, num_pairs:]
     flags = (failed[one] | failed[other]).any(axis=1)
     rule = Rule("higher", MARGIN)
-    outcomes = decide(weigh(scores[one] - scores[other], margin=MARGIN, failed=flags), rule, num_pairs=num_pairs)
+    outcomes = decide(weigh(scores[one] - scores[other], rule, failed=flags), rule, num_pairs=num_pairs)
     different = float(np.isin(outcomes, ("supported", "contradicted")).mean())
     return {"arm": arm, "runs": len(scores), "failed": int(failed.sum()), "num_pairs": num_pairs,
             "studies": NUM_STUDIES, "called_different": round(different, 4)}  # fmt: skip

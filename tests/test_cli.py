@@ -154,6 +154,9 @@ def test_shell_completes_commands_choices_and_keys(complete: Callable[[str], set
     assert complete("bnexp train -m study=al") == {"study=alternatives", "study=all"}
     assert complete("bnexp train -m study=placement,lr-") == {"study=placement,lr-range"}
     assert complete("bnexp train -m study=all tier=m") == {"tier=medium"}
+    assert complete("bnexp train -m st") == {"study=", "stop="}
+    assert complete("bnexp train -m study=placement ti") == {"tier="}
+    assert complete("bnexp train -m study=placement stop=") == {"stop=decided"}
     assert complete("bnexp train norm.pl") == {"norm.placement="}
     assert complete("bnexp train -m study=placement --cfg job 'seed=range(3)' norm=batch,ghost norm.gh") == {
         "norm.ghost_size="

@@ -18,6 +18,7 @@ from bnexp.study import StudySpec, declaration_hash, study_from_dict
 COMPARISONS: dict[str, dict[str, Any]] = {
     "difference": {"treatment": "batch", "control": "none"},
     "ratio": {"treatment": "batch", "control": "none", "measure": "epochs_to_target", "margin": 1.25},
+    "matched": {"treatment": "batch", "control": "none", "measure": "val_accuracy"},
     "level": {"treatment": "batch", "reference": 0},
     "reach": {"treatment": "batch", "control": "none", "over": "lr", "margin": 3},
     "span": {"treatment": "batch", "control": "none", "over": "model.depth", "within": 0.02, "margin": 0.5},
@@ -66,11 +67,11 @@ def refused(content: dict[str, Any]) -> str:
 def test_margins_targets_and_measures_are_settled_by_the_tier() -> None:
     spec = study_from_dict(raw(*(comparison(shape) for shape in SHAPES), tiers=one_tier()))
     small = {c.shape: c for c in spec.at("small").comparisons}
-    assert [small[shape].margin for shape in SHAPES] == [0.01, 1.25, 0.01, 3, 0.5, 0.01, 0.01, 0.01, 0.01]
+    assert [small[shape].margin for shape in SHAPES] == [0.01, 1.25, 0.01, 0.01, 3, 0.5, 0.01, 0.01, 0.01, 0.01]
     assert {shape: c.measure for shape, c in small.items() if c.measure != "test_accuracy"} == {
-        "ratio": "epochs_to_target"
-    }
-    assert {shape: c.target for shape, c in small.items() if c.target is not None} == {"ratio": 0.9}
+        "ratio": "epochs_to_target", "matched": "val_accuracy",
+    }  # fmt: skip
+    assert {shape: c.target for shape, c in small.items() if c.target is not None} == {"ratio": 0.9, "matched": 0.9}
     assert [c.margin for c in spec.comparisons][:1] == [None]  # as written
     assert list(spec.at("small").tiers) == ["small"]
 
@@ -90,6 +91,8 @@ def test_arms_and_measures_of_a_comparison() -> None:
     assert of("level").arms == ("batch",)
     assert of("ratio").measures() == (("epochs_to_target", 0.9),)
     assert of("ratio", target=0.8).measures() == (("epochs_to_target", 0.8),)
+    assert of("matched").measures() == (("val_accuracy", None), ("accuracy_curve", None))
+    assert of("matched", target=0.6).target == 0.6
     assert of("difference", control_measure="accuracy_precise").measures() == (
         ("test_accuracy", None), ("accuracy_precise", None),
     )  # fmt: skip
@@ -247,10 +250,10 @@ def test_without_a_choice_of_rates_no_seed_has_to_choose() -> None:
 @pytest.mark.parametrize(
     ("shape", "change", "key", "message"),
     [
-        ("difference", {"shape": "diference"}, "shape", "'diference' is not one of difference, ratio, level, reach, "),
+        ("difference", {"shape": "diference"}, "shape", "'diference' is not one of difference, ratio, matched, "),
         ("difference", {"shape": None}, "shape", "None is not one of "),
         ("difference", {"shape": ["ratio"]}, "shape", "['ratio'] is not one of "),
-        ("difference", {"direction": "up"}, "direction", "'up' is not one of higher, lower, same"),
+        ("difference", {"direction": "up"}, "direction", "'up' is not one of higher, lower, same, not lower"),
         ("difference", {"metric": "test_loss"}, "metric", "'metric': no such key; keys here: "),
         ("difference", {"treatment": None}, "treatment", "None: the shape difference needs it"),
         ("difference", {"control": None}, "control", "None: the shape difference needs it"),
@@ -281,6 +284,10 @@ def test_without_a_choice_of_rates_no_seed_has_to_choose() -> None:
         ("ratio", {"target": 1.0}, "target", "1.0: expected a fraction between 0 and 1"),
         ("ratio", {"target": "0.9"}, "target", "'0.9': expected a number"),
         ("ratio", {"within": 0.1}, "within", "0.1: means nothing to the shape ratio"),
+        ("matched", {"control": None}, "control", "None: the shape matched needs it"),
+        ("matched", {"measure": None}, "measure", "'test_accuracy': runs are matched in val_accuracy alone"),
+        ("matched", {"measure": "val_loss", "margin": 1}, "measure", "'val_loss': runs are matched in val_accuracy"),
+        ("matched", {"target": 1}, "target", "1.0: expected a fraction between 0 and 1"),
         ("level", {"reference": None}, "reference", "None: the shape level needs it"),
         ("level", {"reference": "0"}, "reference", "'0': expected a number"),
         ("level", {"control": "none"}, "control", "'none': means nothing to the shape level"),
@@ -351,7 +358,8 @@ def test_a_margin_or_target_that_a_tier_lacks_is_named_with_the_tier() -> None:
     tiers = raw()["tiers"]
     del tiers["full"]["margin"]
     assert refused(raw(tiers=tiers)) == "study.comparisons.0.margin: None: neither here nor in tier full"
-    assert refused(raw(comparison("ratio"))) == "study.comparisons.0.target: None: neither here nor in tier full"
+    for shape in ("ratio", "matched"):
+        assert refused(raw(comparison(shape))) == "study.comparisons.0.target: None: neither here nor in tier full"
 
 
 @pytest.mark.parametrize("shape", ["reach", "span", "slope"])

@@ -243,6 +243,8 @@ def test_a_study_is_frozen_with_its_arms_and_planned_with_its_power(here: Bnexp,
     assert (power["study"], power["treatment"], power["control"], power["stratum"]) == ("mine", "batch", "none", "")
     assert (power["num_pilot"], power["num_pairs"]) == (6, 6)
     assert "power of batch against none, 6 pairs, from a pilot of 6: " in here("plan", "study=mine").stdout
+    asked = ("plan", "study=mine", "stop=decided", "--fork")
+    assert "6 pairs with looks at 6, from a pilot of 6: at least " in here(*asked).stdout
     assert json.loads(here("plan", "--json", "study=mine", "results=elsewhere").stdout)["power"] is None
 
 
@@ -276,10 +278,44 @@ def test_a_changed_declaration_is_refused_or_forked(here: Bnexp, tmp_path: Path)
     assert frozen(tmp_path, "mine") == before
     assert here("train", "study=mine", "--fork").returncode == 0  # goes on with it
 
+    exploratory = ("train", "study=mine", "seed=0", "lr=0.1,0.2")
+    assert here(*exploratory).returncode == 0
+    (name,) = [path.name for path in (tmp_path / "results" / "studies").iterdir() if "exploratory" in path.name]
+    first = frozen(tmp_path, name)
+    write_study(tmp_path / "own", "mine", claim="It does nothing.", tiers={"small": tier(margin=0.5)})
+    for command in ("train", "plan"):
+        refused = here(command, *exploratory[1:])
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "under another declaration (claim changed since)" in refused.stderr
+    assert frozen(tmp_path, name) == first
+    assert here(*exploratory, "--fork").returncode == 0
+    (key,) = [path.name for path in (tmp_path / "results" / "studies").glob(f"{name}-fork-*")]
+    study = frozen(tmp_path, key)
+    assert (study["exploratory"], study["fork_of"], study["changed"]) == (True, "mine", ["claim"])
+    assert frozen(tmp_path, name) == first
+
     (tmp_path / "results" / "studies" / "mine" / "study.json").write_text("{}")
     damaged = here("train", "study=mine")
     assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1)
     assert "is no frozen study: remove it, or use another results folder" in damaged.stderr
+
+
+@pytest.mark.parametrize("overrides", [(), ("seed=0", "lr=0.1,0.2")])
+def test_a_study_with_other_runs_than_it_was_started_with_is_refused(
+    here: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    write_study(tmp_path / "own", "mine")
+    assert here("train", "study=mine", *overrides).returncode == 0
+    (path,) = tmp_path.glob("results/studies/*/study.json")
+    before = json.loads(path.read_text())
+    assert here("train", "study=mine", *reversed(overrides)).returncode == 0  # the same in another order
+    assert set(json.loads(path.read_text())["run_ids"]) == set(before["run_ids"])
+    monkeypatch.setattr("bnexp.identity.SCHEMA_VERSION", 10**6)
+    for fork in ((), ("--fork",)):
+        refused = here("train", "study=mine", *overrides, *fork)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "was started in 'results' with other runs: the data, the precision or a default" in refused.stderr
+    assert set(json.loads(path.read_text())["run_ids"]) == set(before["run_ids"])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal, TypeVar
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from bnexp.analysis import verdicts
 from bnexp.analysis.contrasts import Contrast
 from bnexp.analysis.frame import Frame, load_frame
+from bnexp.analysis.gates import Key, bare_arms, gate_of, init_of, init_readings, untimed
 from bnexp.analysis.measures import with_measures
 from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
@@ -20,19 +22,17 @@ from bnexp.analysis.verdicts import Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
 from bnexp.store import Store
-from bnexp.study import StudySpec
+from bnexp.study import INIT, StudySpec, num_strata
 
-Key = TypeVar("Key")
+Name = TypeVar("Name")
 STATISTICS = ("precise", "batch")  # what a trained network can be evaluated with besides its running statistics
-TIMES = ("seconds_to_target", "images_per_second", "train_seconds")
-POOR_INITS = ("default", "normal")  # of weights whose scale knows nothing of the layer, or of the activation
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Another way to read the same comparison: both arms at one learning rate, or under other statistics."""
+    """Another way to read the same comparison: both arms at one learning rate, other statistics, a poor init."""
 
-    kind: Literal["learning rate", "statistics"]
+    kind: Literal["learning rate", "statistics", "init"]
     value: float | str
 
 
@@ -44,11 +44,14 @@ class ClaimVerdict:
         stratum: without what the comparison goes over.
         verdict: each arm at its own best learning rate, or over all of them where that is what is compared.
         readings: the same read otherwise. Each kind of reading, over all strata, is a family of its own, so that
-            nobody picks the one that pleases. No learning rates where there is but one or all are compared.
+            nobody picks the one that pleases. No learning rates where there is but one or all are compared. Inits are
+            those that make a strawman of an arm without a norm.
         values: the per-seed numbers behind the verdict: logarithms where a factor is judged.
         failed: seeds with a failed or censored run behind their number.
         exploratory: the study was changed, so this is no verdict on its claim.
         look: the number of the look at the data that it comes from; None where there was but one.
+        other_inits: what the readings of the kind init are in full, each itself read otherwise.
+        reading_of: of such a reading, the verdict that it reads otherwise: this is no verdict on the claim.
     """
 
     comparison: Comparison
@@ -59,11 +62,14 @@ class ClaimVerdict:
     failed: frozenset[int] = frozenset()
     exploratory: bool = False
     look: int | None = None
+    other_inits: tuple[ClaimVerdict, ...] = ()
+    reading_of: Verdict | None = None
 
     @property
     def outcome(self) -> str:
-        """`supported`, or `exploratory: supported` where the declared study was changed: no verdict on its claim."""
-        return f"exploratory: {self.verdict.outcome}" if self.exploratory else self.verdict.outcome
+        """`supported`; `exploratory: supported` and `reading: supported` where this is no verdict on the claim."""
+        what = "exploratory: " * self.exploratory + "reading: " * (self.reading_of is not None)
+        return f"{what}{self.verdict.outcome}"
 
     @property
     def same_lr(self) -> dict[float, Verdict]:
@@ -86,9 +92,9 @@ class Declared:
     rates: tuple[float, ...] = ()
     axes: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
-    def num_strata(self, over: str | None) -> int:
-        """Strata of a comparison that goes over this key, with those of which nothing has run yet."""
-        return math.prod(len(values) for key, values in self.axes.items() if key != over)
+    def num_strata(self, comparison: Comparison, selection: Selection) -> tuple[int, int]:
+        """`study.num_strata`: with those of which nothing has run yet."""
+        return num_strata(self.axes, comparison, bare=bool(bare_arms(selection, comparison)))
 
 
 def declared_of(study: StudySpec, tier: str) -> Declared:
@@ -120,6 +126,9 @@ def judge_study(
 ) -> list[ClaimVerdict]:
     """The verdicts, by comparison and stratum, all of them one Holm family.
 
+    A stratum whose init makes a strawman of an arm without a norm has none: it is a reading of the stratum that differs
+    in the init alone.
+
     Args:
         study: at one tier.
         declared: None for an exploratory study, which keeps to no declaration.
@@ -129,71 +138,98 @@ def judge_study(
         StoreError: two runs of one arm and stratum share a learning rate and a seed.
     """
     keys = [(comparison, group) for comparison in study.comparisons for group in selection.groups(comparison.over)]
-    view, gates = view_of(selection, declared), [gate_of(selection, study, *key) for key in keys]
-    absent = {comparison: _absent(comparison, selection, declared) for comparison in study.comparisons}
+    hosts = init_readings(selection, keys, declared.axes.get(INIT, ()) if declared else ())
+    keys = [key for key in keys if hosts.get(key, key) is not None]
+    view = view_of(selection, declared)
+    gates = [untimed(selection, *key) if key in hosts else gate_of(selection, *key) for key in keys]
+    absent = _absent(study.comparisons, keys, hosts, selection, declared)
     contrasts = [_checked(view, *key, declared) for key in keys]
-    own = [{None: contrast} for contrast in contrasts]
-    judged = _under_premises(_judge_families(own, keys, gates, absent, alpha), keys)
-    readings = [
-        _judge_families([kind(view, *key) for key in keys], keys, gates, absent, alpha)
-        for kind in (_at_same_rates, _under_statistics)
-    ]
+
+    def judge(readings: Sequence[Mapping[Name, Contrast]]) -> list[dict[Name, Verdict]]:
+        return _judge_families(readings, keys, gates, hosts, absent, alpha)
+
+    judged = _under_premises(judge([{None: contrast} for contrast in contrasts]), keys)
+    readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics)]
+    found = {
+        key: ClaimVerdict(
+            *key,
+            judged[i][None],
+            {reading: verdict for kind in readings for reading, verdict in kind[i].items()},
+            contrasts[i].values,
+            contrasts[i].failed,
+            exploratory=declared is None,
+        )
+        for i, key in enumerate(keys)
+    }
     return [
-        *(
-            ClaimVerdict(
-                *key,
-                judged[i][None],
-                {reading: verdict for kind in readings for reading, verdict in kind[i].items()},
-                contrasts[i].values,
-                contrasts[i].failed,
-                exploratory=declared is None,
-            )
-            for i, key in enumerate(keys)
-        ),
-        *(_not_run(comparison, number) for comparison, number in absent.items() if number),
+        *(_with_inits(found, key, hosts, selection) for key in keys if key not in hosts),
+        *(_not_run(comparison, number) for (comparison, read), number in absent.items() if number and not read),
     ]
+
+
+def with_other_inits(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
+    """Each verdict, followed by its readings with other inits: all that has a row of its own."""
+    return [row for claim in claims for row in (claim, *claim.other_inits)]
+
+
+def _with_inits(
+    found: Mapping[Key, ClaimVerdict], key: Key, hosts: Mapping[Key, Key | None], selection: Selection
+) -> ClaimVerdict:
+    own = found[key]
+    others = {init_of(selection, other): found[other] for other, host in hosts.items() if host == key}
+    return replace(
+        own,
+        readings=own.readings | {Reading("init", init): other.verdict for init, other in others.items()},
+        other_inits=tuple(replace(other, reading_of=own.verdict) for other in others.values()),
+    )
 
 
 def _judge_families(
-    readings: Sequence[Mapping[Key, Contrast]],
-    keys: Sequence[tuple[Comparison, str]],
+    readings: Sequence[Mapping[Name, Contrast]],
+    keys: Sequence[Key],
     gates: Sequence[str],
-    absent: Mapping[Comparison, int],
+    hosts: Collection[Key],
+    absent: Mapping[tuple[Comparison, bool], int],
     alpha: float,
-) -> list[dict[Key, Verdict]]:
+) -> list[dict[Name, Verdict]]:
     """The verdicts on one kind of reading, a family over all comparisons and strata, in the order of the keys.
 
     Args:
         readings: of each comparison and stratum.
-        absent: comparison -> strata of which nothing has run, which will be read in as many ways as those that have.
+        hosts: those of the keys that only read others with a poor init, a family apart.
+        absent: comparison, and whether they only read -> strata of which nothing has run, which will be read in as many
+            ways as those that have.
     """
     ways: dict[Comparison, int] = {}
     for reading, (comparison, _) in zip(readings, keys, strict=True):
         ways[comparison] = max(ways.get(comparison, 0), len(reading))
-    found: list[dict[Key, Verdict]] = [{} for _ in keys]
-    for on_trial in (True, False):  # what is context must not make the claims harder, nor be judged more lightly
+    found: list[dict[Name, Verdict]] = [{} for _ in keys]
+    # neither context nor readings with a poor init must make the claims harder, nor be judged more lightly
+    for on_trial, read in product((True, False), repeat=2):
         members = [
-            (index, key)
+            (index, name)
             for index, reading in enumerate(readings)
-            for key in reading
-            if (keys[index][0].role != "context") == on_trial
+            for name in reading
+            if (keys[index][0].role != "context", keys[index] in hosts) == (on_trial, read)
         ]
-        unrun = sum(n * ways.get(c, 0) for c, n in absent.items() if (c.role != "context") == on_trial)
+        unrun = sum(
+            number * ways.get(comparison, 0)
+            for (comparison, reads), number in absent.items()
+            if (comparison.role != "context", reads) == (on_trial, read)
+        )
         judged = judge_family(
             {
-                str(number): verdicts.Comparison(readings[index][key], rule_of(keys[index][0], alpha), gates[index])
-                for number, (index, key) in enumerate(members)
+                str(number): verdicts.Comparison(readings[index][name], rule_of(keys[index][0], alpha), gates[index])
+                for number, (index, name) in enumerate(members)
             },
             family_size=max(1, len(members) + unrun),
         )
-        for number, (index, key) in enumerate(members):
-            found[index][key] = judged[str(number)]
+        for number, (index, name) in enumerate(members):
+            found[index][name] = judged[str(number)]
     return found
 
 
-def _under_premises(
-    judged: list[dict[None, Verdict]], keys: Sequence[tuple[Comparison, str]]
-) -> list[dict[None, Verdict]]:
+def _under_premises(judged: list[dict[None, Verdict]], keys: Sequence[Key]) -> list[dict[None, Verdict]]:
     """A claim is drawn from its comparison only where the study's premises hold in the same stratum."""
     premises = [(key, found[None]) for key, found in zip(keys, judged, strict=True) if key[0].role == "premise"]
     return [
@@ -206,7 +242,7 @@ def _under_premises(
     ]
 
 
-def _on_premises(verdict: Verdict, premises: Sequence[tuple[tuple[Comparison, str], Verdict]]) -> Verdict:
+def _on_premises(verdict: Verdict, premises: Sequence[tuple[Key, Verdict]]) -> Verdict:
     for (comparison, _), premise in premises:
         if premise.outcome == "supported" or verdict.outcome in ("untested", "invalid"):
             continue
@@ -235,30 +271,6 @@ def rule_of(comparison: Comparison, alpha: float = ALPHA) -> Rule:
     return Rule(direction=comparison.direction, margin=scale(comparison.margin), alpha=alpha)
 
 
-def gate_of(selection: Selection, study: StudySpec, comparison: Comparison, group: str) -> str:
-    """Why the arm without a norm is a strawman here, in a phrase; empty where it is none.
-
-    Its initial values must suit its layers, unless the study looks at other ones as a stratum of their own. That its
-    search was as wide as the others' is checked where it is judged: a rate that it lacks leaves it untested. And times
-    are compared of runs that were timed alike alone.
-    """
-    strata, runs = selection.groups(comparison.over).get(group, []), selection.runs
-    if comparison.measure in TIMES:
-        reported = selection.reporting()
-        here = reported[reported["arm"].isin(comparison.arms) & reported["stratum"].isin(strata)]
-        ways = sorted(here["timed"].unique())
-        if len(ways) > 1:
-            return f"its runs were not timed alike: {' and '.join(ways)}"
-    if "model.init" in study.strata:
-        return ""
-    bare = runs[runs["arm"].isin(comparison.arms) & runs["stratum"].isin(strata) & (runs["norm.kind"] == "none")]
-    poor = sorted({str(init) for init in bare["model.init"]} & set(POOR_INITS))
-    if not poor:
-        return ""
-    arm = str(bare.loc[bare["model.init"] == poor[0], "arm"].iloc[0])
-    return f"{arm} starts from the init {poor[0]}, which does not suit a network without a norm"
-
-
 def _checked(view: View, comparison: Comparison, group: str, declared: Declared | None) -> Contrast:
     """The numbers at own best rates; missing where a rate was not chosen as declared."""
     contrast = contrast_of(view, comparison, group)
@@ -284,11 +296,21 @@ def _untuned(selection: Selection, name: str, stratum: str, declared: Declared |
     return not {(lr, seed) for lr in declared.rates for seed in declared.tuning_seeds} <= tried
 
 
-def _absent(comparison: Comparison, selection: Selection, declared: Declared | None) -> int:
-    """Declared strata of a comparison of which nothing has run; they keep their places in the family."""
+def _absent(
+    comparisons: Sequence[Comparison],
+    keys: Sequence[Key],
+    hosts: Collection[Key],
+    selection: Selection,
+    declared: Declared | None,
+) -> dict[tuple[Comparison, bool], int]:
+    """Declared strata of a comparison of which nothing has run, and whether they only read; they keep their places."""
     if declared is None:
-        return 0
-    return max(0, declared.num_strata(comparison.over) - len(selection.groups(comparison.over)))
+        return {}
+    return {
+        (comparison, read): max(0, num - sum(key[0] == comparison and (key in hosts) == read for key in keys))
+        for comparison in comparisons
+        for read, num in zip((False, True), declared.num_strata(comparison, selection), strict=True)
+    }
 
 
 def _not_run(comparison: Comparison, number: int) -> ClaimVerdict:

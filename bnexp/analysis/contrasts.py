@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -109,7 +108,7 @@ def arm_of(name: str, runs: Iterable[tuple[int, float, bool]]) -> Arm:
 
 
 def alone(arm: Arm, *, seeds: Collection[int] | None = None) -> Contrast:
-    """An arm by itself: for slopes and trends over its own scores, or a per-seed number made elsewhere.
+    """An arm by itself: for a slope over its own scores, or a per-seed number made elsewhere.
 
     Args:
         seeds: those declared; None: those it has.
@@ -155,54 +154,21 @@ def interaction(here: Contrast, there: Contrast) -> Contrast:
     return _combine({"here": here, "there": there}, lambda row: float(row[0] - row[1]))
 
 
-def slope(levels: Mapping[float, Contrast], *, per: str = "decade") -> Contrast:
-    """Each seed's least-squares slope over the logarithm of a factor.
+def slope(levels: Mapping[float, Contrast]) -> Contrast:
+    """Each seed's least-squares slope per doubling of a factor.
 
     Args:
         levels: value of the factor, above 0 -> the numbers there; two at least. Arms or their differences.
-        per: `decade` (ten times the factor) or `octave` (twice).
 
     Raises:
-        ValueError: fewer than two levels, one that is not above 0, or another unit.
+        ValueError: fewer than two levels, or one that is not above 0.
     """
-    if per not in ("decade", "octave"):
-        raise ValueError(f"per: {per!r} is not one of decade, octave")
     if len(levels) < 2 or min(levels) <= 0:
         raise ValueError("a slope over a logarithm needs two levels at least, all above 0")
     ordered = dict(sorted(levels.items()))
-    x = np.log(np.array(list(ordered))) / math.log(10 if per == "decade" else 2)
+    x = np.log2(np.array(list(ordered)))
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     return _combine({f"{level:g}": contrast for level, contrast in ordered.items()}, lambda row: float(weights @ row))
-
-
-def trend(levels: Sequence[Contrast]) -> Contrast:
-    """Each seed's rank correlation (Spearman) with the order of the levels: −1 falls, 1 rises throughout.
-
-    Its mean is Page's L on another scale. It says that the numbers tend to rise, not that no step falls: judge
-    `steps` for that.
-
-    Args:
-        levels: in their declared order, three at least.
-
-    Source: Page 1963, "Ordered hypotheses for multiple treatments".
-    """
-    if len(levels) < 3:
-        raise ValueError("a trend needs three levels at least")
-    from scipy.stats import rankdata
-
-    order = np.arange(len(levels)) - (len(levels) - 1) / 2
-
-    def correlation(row: Array) -> float:
-        ranks = rankdata(row) - (len(levels) + 1) / 2
-        spread = float(np.sqrt((ranks**2).sum() * (order**2).sum()))
-        return float(ranks @ order) / spread if spread > 0 else 0.0  # all tied: neither rises nor falls
-
-    return _combine({f"level {number}": contrast for number, contrast in enumerate(levels, start=1)}, correlation)
-
-
-def steps(levels: Sequence[Contrast]) -> list[Contrast]:
-    """Each level minus the one before, by seed: a factor is monotone where, judged as one family, no step falls."""
-    return [interaction(later, earlier) for earlier, later in pairwise(levels)]
 
 
 def epochs_ratio(
@@ -283,7 +249,7 @@ def _combine(parts: Mapping[str, Contrast], reduce: Callable[[Array], float]) ->
     """A number of each seed that all parts have; a seed is missing where any part lacks it."""
     contrasts = list(parts.values())
     if any(contrast.bounds for contrast in contrasts):
-        raise ValueError("censored times have no slope, trend or interaction: their bounds would not carry over")
+        raise ValueError("censored times have no slope or interaction: their bounds would not carry over")
     shared = sorted(set.intersection(*(set(contrast.values) for contrast in contrasts)))
     missing = [f"{name}, {phrase}" for name, contrast in parts.items() for phrase in contrast.missing]
     undefined = [f"{name}, {phrase}" for name, contrast in parts.items() for phrase in contrast.undefined]

@@ -1,4 +1,4 @@
-"""Whether a verdict survives being read otherwise: at one learning rate for both arms, or under other statistics."""
+"""Whether a verdict survives being read otherwise: at one learning rate, under other statistics, from a poor init."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Survival:
     """How a verdict fares in one kind of reading, in one stratum.
 
     Attributes:
-        survives, open: the learning rates, or the statistics, at which it does.
+        survives, open: the learning rates, statistics or inits at which it does.
         flips: the same -> what the verdict is there.
     """
 
@@ -44,13 +44,13 @@ def answer_of(own: Outcome, other: Outcome) -> Answer:
 
 
 def answers(claim: ClaimVerdict) -> dict[Reading, Answer]:
-    """What each reading says."""
-    own = claim.verdict.outcome
+    """What each reading says of the verdict; one with another init, and what it is read as, of the one it reads."""
+    own = (claim.reading_of or claim.verdict).outcome
     return {reading: answer_of(own, verdict.outcome) for reading, verdict in claim.readings.items()}
 
 
 def survival(claim: ClaimVerdict, kind: str) -> Survival:
-    """All readings of one kind, `learning rate` or `statistics`, in their order."""
+    """All readings of one kind, in their order."""
     found = {reading.value: answer for reading, answer in answers(claim).items() if reading.kind == kind}
     outcomes = {reading.value: verdict.outcome for reading, verdict in claim.readings.items() if reading.kind == kind}
     return Survival(

@@ -19,6 +19,7 @@ def healthy_ratio(
     *,
     seeds: Collection[int] | None = None,
     names: tuple[str, str] = ("treatment", "control"),
+    open_below: bool = False,
 ) -> Contrast:
     """log10(treatment's largest good level / control's) by seed; a ratio of at least 3 is `higher`, margin log10 3.
 
@@ -27,6 +28,8 @@ def healthy_ratio(
     verdict has to hold in all three readings, so that a ladder which is too short for both arms decides nothing.
 
     Args:
+        open_below: a seed may lack a good level though its runs are sound, so that its own may lie anywhere below the
+            ladder: two bounds take it to reach almost its lowest level.
         treatment, control: seed -> its ladder. A seed that lacks a level any other has is missing, for its largest good
             level may be that one.
         names: of the two arms.
@@ -39,7 +42,8 @@ def healthy_ratio(
 
     def reached(beyond: float) -> Callable[[Ladder], float]:
         def number(run: Ladder) -> float:
-            best = max((level for level, good in run.items() if good), default=below)
+            short = levels[0] if open_below and beyond > 1 else below
+            best = max((level for level, good in run.items() if good), default=short)
             return math.log10(best * beyond if best == top else best)
 
         return number

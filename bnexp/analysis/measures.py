@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY
-from bnexp.metrics import METRICS, NEEDS_TARGET, metric_of
+from bnexp.metrics import CURVE, METRICS, NEEDS_TARGET
 from bnexp.store import Store
 
 MOST_DECADES = 38.0  # about what fp32 spans above 1, and below
@@ -39,7 +40,8 @@ def with_measures(runs: pd.DataFrame, store: Store, wanted: Sequence[tuple[str, 
 
     Args:
         runs: `Frame.runs`.
-        wanted: pairs of a measure or metric and its target, a fraction; final metrics are there already.
+        wanted: pairs of a measure or metric and its target, a fraction; final metrics are there already. CURVE asks for
+            a column of `Curve`s, None where a run has none.
 
     Raises:
         KeyError: there is no such measure.
@@ -51,12 +53,16 @@ def with_measures(runs: pd.DataFrame, store: Store, wanted: Sequence[tuple[str, 
             derived[column(name, target)] = (name, target)
         if name in NEEDS_TARGET and target is None:
             raise ValueError(f"{name} needs a target")
-    found: dict[str, list[float]] = {key: [] for key in derived}
+    found: dict[str, list[Any]] = {key: [] for key in derived}
     for record in runs.to_dict("records"):
         run = Run({str(key): value for key, value in record.items()}, store)
         for key, (name, target) in derived.items():
             found[key].append(_value(run, name, target))
-    return runs.assign(**{key: pd.Series(values, runs.index, dtype="float64") for key, values in found.items()})
+    columns = {
+        key: pd.Series(values, runs.index, dtype="object" if key == CURVE else "float64")
+        for key, values in found.items()
+    }
+    return runs.assign(**columns)
 
 
 class Run:
@@ -86,11 +92,12 @@ class Run:
         return _number(self.record.get(metric))
 
 
-def _value(run: Run, name: str, target: float | None) -> float:
+def _value(run: Run, name: str, target: float | None) -> float | Curve | None:
     status = run.record["status"]
+    if name == CURVE:
+        return None if status in UNHEALTHY else accuracy_curve(run)
     if target is not None and name in NEEDS_TARGET:
-        at_failure = run.final("chance_val_accuracy") if metric_of(name).unit == "fraction" else math.inf
-        return at_failure if status in UNHEALTHY else OF_HISTORY[name](run, target)
+        return math.inf if status in UNHEALTHY else OF_HISTORY[name](run, target)
     if name in ACCURACIES:
         # that a run collapsed was read off its running statistics: others may tell another story of the same weights
         return run.final("chance_test_accuracy") if status == "diverged" else _accuracy(run, ACCURACIES[name])
@@ -137,22 +144,54 @@ def seconds_to_target(run: Run, target: float) -> float:
     return epochs * float(np.mean(seconds)) if math.isfinite(epochs) else epochs
 
 
-def val_accuracy_at_train(run: Run, target: float) -> float:
-    """Validation accuracy where accuracy on the training batches of an epoch reaches the target; nan if it never does.
+@dataclass(frozen=True)
+class Curve:
+    """Train and validation accuracy over the epochs of a run.
 
-    Both go straight from epoch to epoch, from chance at epoch 0.
+    The train accuracy of an epoch is a mean over its steps, so it stands for the epoch's middle; validation is of its
+    end. Both go straight from one to the next.
+
+    Attributes:
+        epochs: (n,) counted from 1, ascending.
+        train, val: (n,) of each epoch.
     """
+
+    epochs: tuple[float, ...]
+    train: tuple[float, ...]
+    val: tuple[float, ...]
+
+    @property
+    def highest(self) -> float:
+        """The highest train accuracy."""
+        return max(self.train)
+
+    def val_at(self, train: float) -> float:
+        """Validation accuracy where the highest train accuracy so far reaches this one, which it does somewhere.
+
+        Before the first validation it is the first one.
+        """
+        middles = [epoch - 0.5 for epoch in self.epochs]
+        reached = reading_at(np.maximum.accumulate(self.train).tolist(), middles, train)
+        assert reached is not None
+        return float(np.interp(reached, self.epochs, self.val))
+
+
+def accuracy_curve(run: Run) -> Curve | None:
+    """Its curve; an epoch without either accuracy is passed over. None where the history is lost, be it in part."""
     rows = [row for row in run.history if None not in (row.get("train_accuracy"), row.get("val_accuracy"))]
-    levels = [run.final("chance_train_accuracy"), *(row["train_accuracy"] for row in rows)]
-    readings = [run.final("chance_val_accuracy"), *(row["val_accuracy"] for row in rows)]
-    found = reading_at(levels, readings, target)
-    return math.nan if found is None else found
+    if not rows or not _is_whole(run):
+        return None
+    return Curve(*(tuple(row[key] for row in rows) for key in ("epoch", "train_accuracy", "val_accuracy")))
 
 
 def _never(run: Run) -> float:
     """Infinite where the history is whole; nothing is known where its end is lost."""
-    done = run.history[-1]["epoch"] if run.history else 0
-    return math.inf if done >= run.record["epochs"] else math.nan
+    return math.inf if _is_whole(run) else math.nan
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether the history goes to the last epoch."""
+    return bool(run.history) and run.history[-1]["epoch"] >= run.record["epochs"]
 
 
 # of the probes
@@ -300,7 +339,6 @@ def _mean(values: Iterable[float]) -> float:
 OF_HISTORY: dict[str, Callable[[Run, float], float]] = {
     "epochs_to_target": epochs_to_target,
     "seconds_to_target": seconds_to_target,
-    "val_accuracy_at_train": val_accuracy_at_train,
 }
 ACCURACIES = {"accuracy_running": "running", "accuracy_precise": "precise", "accuracy_batch": "batch"}
 UNDEFINED_AT: dict[str, tuple[str, ...]] = {

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bnexp.analysis.claims import Declared, rule_of, view_of
 from bnexp.analysis.contrasts import Contrast
-from bnexp.analysis.power import pilot_sd, power_from_pilot, power_of_difference, power_of_equivalence
-from bnexp.analysis.rule import Decision, Rule, coarse
+from bnexp.analysis.gates import init_readings
+from bnexp.analysis.power import (
+    pilot_sd,
+    power_from_pilot,
+    power_of_difference,
+    power_of_equivalence,
+    power_of_non_inferiority,
+)
+from bnexp.analysis.rule import ALPHA, Decision, Rule, coarse
 from bnexp.analysis.select import Selection
+from bnexp.analysis.sequential import Look
 from bnexp.analysis.shapes import View, contrast_of
 from bnexp.comparison import Comparison
-from bnexp.study import StudySpec
+from bnexp.study import INIT, StudySpec
 
 
 @dataclass(frozen=True)
 class Power:
     """The chances of one comparison in one stratum, at Holm's first level, as if nothing else were true.
 
+    Where there are several looks, each chance is that of the look which has the largest: all looks together have more.
+
     Attributes:
         num_pilot, sd: pairs that are there, and the spread to plan with, which is no smaller with 80 % assurance.
         num_pairs: as declared.
-        to_find: chance to find an effect of twice the margin.
-        to_equate: chance to call a true zero negligible (or, where no difference is claimed, supported).
+        to_find: chance to find an effect of twice the margin; for `not lower`, one that contradicts it.
+        to_equate: chance to call a true zero negligible (or, where no difference is claimed or `not lower` is,
+            supported).
     """
 
     comparison: Comparison
@@ -36,36 +48,62 @@ class Power:
     to_equate: float
 
 
-def plan_power(selection: Selection, study: StudySpec, declared: Declared) -> list[Power]:
-    """The power of each comparison in each stratum that has a pilot of two pairs at least."""
+def plan_power(selection: Selection, study: StudySpec, declared: Declared, looks: Sequence[Look] = ()) -> list[Power]:
+    """The power of each comparison in each stratum that has a verdict, and a pilot of two pairs at least.
+
+    Args:
+        looks: where seeds are added in rounds; else all are judged at once, at 0.05.
+    """
+    looks = looks or (Look(1, len(declared.seeds), ALPHA, last=True),)
     view = view_of(selection, None)
     keys = [(comparison, group) for comparison in study.comparisons for group in selection.groups(comparison.over)]
+    readings = init_readings(selection, keys, declared.axes.get(INIT, ()))
     sizes = {True: 0, False: 0}  # of the family on trial, and of that of the context
     for comparison in study.comparisons:
-        sizes[comparison.role != "context"] += declared.num_strata(comparison.over)
-    found = (_power(view, *key, declared, family_size=max(1, sizes[key[0].role != "context"])) for key in keys)
+        sizes[comparison.role != "context"] += declared.num_strata(comparison, selection)[0]
+    found = (
+        _power(view, *key, looks, family_size=max(1, sizes[key[0].role != "context"]))
+        for key in keys
+        if key not in readings
+    )
     return [power for power in found if power is not None]
 
 
-def _power(view: View, comparison: Comparison, stratum: str, declared: Declared, *, family_size: int) -> Power | None:
+def _power(
+    view: View, comparison: Comparison, stratum: str, looks: Sequence[Look], *, family_size: int
+) -> Power | None:
     contrast, rule = contrast_of(view, comparison, stratum), rule_of(comparison)
-    values, num = list(contrast.values.values()), len(declared.seeds)
+    values = list(contrast.values.values())
     if len(values) < 2:
         return None
-    sd = pilot_sd(values)
+    each = [
+        _chances(contrast, replace(rule, alpha=look.alpha), look.num_pairs, family_size=family_size) for look in looks
+    ]
+    to_find, to_equate = (max(chances) for chances in zip(*each, strict=True))
+    return Power(comparison, stratum, len(values), pilot_sd(values), looks[-1].num_pairs, to_find, to_equate)
+
+
+def _chances(contrast: Contrast, rule: Rule, num: int, *, family_size: int) -> tuple[float, float]:
+    """To find an effect of twice the margin, and to equate a true zero, with so many pairs at the rule's alpha."""
+    values = list(contrast.values.values())
+    not_lower = rule.direction == "not lower"
     # no spread describes failing runs or numbers of few sizes: the rule is run on resampled pilots
     if contrast.failed or coarse(np.array([values]))[0]:
         questions: tuple[tuple[Decision, float], ...] = (("supported", 2 * rule.margin), ("negligible", 0.0))
-        chances = [
-            _chance_from_pilot(contrast, decision, rule, num, effect=effect, family_size=family_size)
+        if not_lower:
+            questions = (("contradicted", -2 * rule.margin), ("supported", 0.0))
+        asked = rule if not_lower else replace(rule, direction="higher")
+        find, equate = (
+            _chance_from_pilot(contrast, decision, asked, num, effect=effect, family_size=family_size)
             for decision, effect in questions
-        ]
-    else:
-        chances = [
-            power_of_difference(num, sd=sd, effect=2 * rule.margin, margin=rule.margin, family_size=family_size),
-            power_of_equivalence(num, sd=sd, margin=rule.margin, family_size=family_size),
-        ]
-    return Power(comparison, stratum, len(values), sd, num, *chances)
+        )
+        return find, equate
+    power_of_zero = power_of_non_inferiority if not_lower else power_of_equivalence
+    plan = {"sd": pilot_sd(values), "margin": rule.margin, "alpha": rule.alpha}
+    return (
+        power_of_difference(num, effect=2 * rule.margin, family_size=family_size, **plan),
+        power_of_zero(num, family_size=family_size, **plan),
+    )
 
 
 def _chance_from_pilot(
@@ -77,7 +115,7 @@ def _chance_from_pilot(
     return min(
         power_from_pilot(
             decision,
-            Rule("higher", rule.margin),
+            rule,
             num_pairs,
             pilot=reading.tolist(),
             failed=flags,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from bnexp.analysis.significance import EXACT_PAIRS
 NODES = 4_000
 MOST_SEEDS = 1_000
 POWER = 0.8
+Test = Literal["difference", "equivalence", "non-inferiority"]
 
 
 def power_of_difference(
@@ -67,8 +69,29 @@ def power_of_equivalence(
     return _expected(given, num_pairs, sd)
 
 
+def power_of_non_inferiority(
+    num_pairs: int, *, sd: float, margin: float, effect: float = 0.0, alpha: float = ALPHA, family_size: int = 1
+) -> float:
+    """Chance that the (1 − 2 alpha) t interval lies above −margin; the numbers are taken as normal.
+
+    Args:
+        num_pairs, sd, margin, alpha, family_size: as in `power_of_difference`.
+        effect: the true mean, 0 unless said otherwise.
+    """
+    if num_pairs < MIN_PAIRS:
+        return 0.0
+    from scipy.stats import norm, t
+
+    critical = float(t.isf(alpha / family_size, num_pairs - 1))
+
+    def given(error: np.ndarray, spread: float) -> np.ndarray:
+        return np.asarray(norm.cdf((margin + effect - critical * error) / spread))
+
+    return _expected(given, num_pairs, sd)
+
+
 def seeds_needed(
-    decision: Decision,
+    test: Test,
     *,
     sd: float,
     effect: float,
@@ -77,25 +100,27 @@ def seeds_needed(
     family_size: int = 1,
     power: float = POWER,
 ) -> int | None:
-    """The fewest pairs, six at least, with this chance of the decision; None where 1,000 are not enough.
+    """The fewest pairs, six at least, with this chance that a test decides; None where 1,000 are not enough.
 
     Args:
-        decision: `supported` (or `contradicted`, which needs as many) or `negligible`.
+        test: what a decision rests on; `contradicted` needs as many pairs as its mirror.
         sd, effect, margin, alpha, family_size: as in `power_of_difference`.
         power: from 0.5 to below 1.
 
     Raises:
-        ValueError: another decision, or a power outside its range.
+        ValueError: a power outside its range.
     """
     if not 0.5 <= power < 1:
         raise ValueError(f"power: {power!r} is not from 0.5 to below 1")
-    if decision not in ("supported", "contradicted", "negligible"):
-        raise ValueError(f"no number of seeds makes a verdict {decision!r}")
-    chance = power_of_equivalence if decision == "negligible" else power_of_difference
+    chances: dict[Test, Callable[..., float]] = {
+        "difference": power_of_difference,
+        "equivalence": power_of_equivalence,
+        "non-inferiority": power_of_non_inferiority,
+    }
 
     def enough(num: int) -> bool:
         # an effect below the margin has at most an even chance of a mean beyond it, so chance grows with num here
-        return chance(num, sd=sd, effect=effect, margin=margin, alpha=alpha, family_size=family_size) >= power
+        return chances[test](num, sd=sd, effect=effect, margin=margin, alpha=alpha, family_size=family_size) >= power
 
     if not enough(MOST_SEEDS):
         return None
@@ -154,9 +179,7 @@ def power_from_pilot(
         numbers = numbers - numbers.mean() + effect
     drawn = np.random.default_rng(seed).integers(0, len(numbers), size=(num_simulations, num_pairs))
     level = replace(rule, alpha=rule.alpha / family_size)
-    evidence = weigh(
-        numbers[drawn], margin=rule.margin, failed=np.asarray(flags[drawn].any(axis=-1)), only_below=level.alpha
-    )
+    evidence = weigh(numbers[drawn], level, failed=np.asarray(flags[drawn].any(axis=-1)), only_below=level.alpha)
     return float((decide(evidence, level, num_pairs=num_pairs) == decision).mean())
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bnexp.analysis.claims import ClaimVerdict, Declared, judge_study
 from bnexp.analysis.select import Selection
-from bnexp.analysis.sequential import Look, settle, should_stop, waits
-from bnexp.study import StudySpec
+from bnexp.analysis.sequential import Look, settle, should_stop
+from bnexp.analysis.verdicts import Verdict
+from bnexp.records import RunRecord
+from bnexp.store import Store
+from bnexp.study import StudySpec, Tier
 
 
 class Rounds(NamedTuple):
@@ -17,7 +21,7 @@ class Rounds(NamedTuple):
 
     Attributes:
         claims: each as at the look that decided it, or else at the last one.
-        number: of the last look that all runs were there for, 0 where there is none: looks[number] comes next.
+        number: of the last look that was judged, 0 where there is none: looks[number] comes next.
         stop: no more seeds are to be added.
     """
 
@@ -26,18 +30,50 @@ class Rounds(NamedTuple):
     stop: bool
 
 
-def judge_rounds(selection: Selection, study: StudySpec, declared: Declared, looks: Sequence[Look]) -> Rounds:
-    """The verdicts after as many looks as there are runs for, each at its own alpha; the first decision stands.
+class LookRuns(NamedTuple):
+    """The runs that a look takes in, those of earlier looks included: how many are there, and how many it needs."""
+
+    there: int
+    needed: int
+
+    @property
+    def complete(self) -> bool:
+        return self.there == self.needed
+
+
+def count_runs(
+    store: Store, run_ids: Sequence[str], study: StudySpec, declared: Declared, looks: Sequence[Look]
+) -> list[LookRuns]:
+    """Of each look, the runs that are there: ended without a crash, with all that the study measures of them.
+
+    Args:
+        run_ids: all of the study's.
+        study: at one tier.
+    """
+    (tier,) = study.tiers.values()
+    each = len(run_ids) // len(tier.axes["seed"])  # the grid has every seed everywhere
+    records = (store.record(run_id) for run_id in run_ids)
+    there = Counter(record.config["seed"] for record in records if record is not None and _has_ended(record, tier))
+    taken_in = [{*declared.tuning_seeds, *declared.seeds[: look.num_pairs]} for look in looks]
+    return [LookRuns(sum(there[seed] for seed in seeds), each * len(seeds)) for seeds in taken_in]
+
+
+def judge_rounds(
+    selection: Selection, study: StudySpec, declared: Declared, looks: Sequence[Look], runs: Sequence[LookRuns]
+) -> Rounds:
+    """The verdicts after all looks that have all their runs, each at its own alpha; the first decision stands.
 
     Every look is judged from the first reported seeds alone, whatever else has been run, so that judging again at any
     later time gives the same. Learning rates are chosen by the tuning seeds, which do not change between looks. A look
-    that has begun and lacks runs ends the sequence: what it was to decide is untested. After a look that stops the
-    study nothing is looked at, even where it has been run.
+    that lacks runs, be it that they crashed, ends the sequence: until they are there the look before it stands, and
+    before the first one nothing is decided. After a look that stops the study nothing is looked at, even where it has
+    been run.
 
     Args:
         study: at one tier.
         declared: with all reported seeds, in their order.
         looks: as `plan_looks` has them, over numbers of reported seeds.
+        runs: of each look, as `count_runs` has them.
 
     Raises:
         ValueError: a look at more seeds than are declared.
@@ -46,8 +82,9 @@ def judge_rounds(selection: Selection, study: StudySpec, declared: Declared, loo
     if not looks or looks[-1].num_pairs > len(declared.seeds):
         raise ValueError(f"looks at up to {looks[-1].num_pairs if looks else 0} of {len(declared.seeds)} seeds")
     claims: list[ClaimVerdict] = []
-    for look in looks:
-        if look.number > 1 and not _begun(selection, declared, looks[look.number - 2], look):
+    for look, own in zip(looks, runs, strict=True):
+        if not own.complete:
+            claims = claims or [_open(claim) for claim in judge_look(selection, study, declared, look)]
             return Rounds(claims, look.number - 1, stop=False)
         now = judge_look(selection, study, declared, look)
         # comparisons and strata do not change between looks, so their places name them
@@ -55,8 +92,6 @@ def judge_rounds(selection: Selection, study: StudySpec, declared: Declared, loo
         claims = [
             claims[i] if claims and settled[str(i)] is claims[i].verdict else claim for i, claim in enumerate(now)
         ]
-        if any(waits(verdict) for verdict in settled.values()):
-            return Rounds(claims, look.number - 1, stop=False)
         if should_stop(look, settled):
             return Rounds(claims, look.number, stop=True)
     raise AssertionError("the last look stops")
@@ -68,9 +103,26 @@ def judge_look(selection: Selection, study: StudySpec, declared: Declared, look:
     taken_in = replace(selection, runs=selection.runs[~selection.runs["seed"].isin(later)])
     seeds = replace(declared, seeds=declared.seeds[: look.num_pairs])
     claims = judge_study(taken_in, study, declared=seeds, alpha=look.alpha)
-    return [replace(claim, look=look.number) for claim in claims]
+    return [_at_look(claim, look.number) for claim in claims]
 
 
-def _begun(selection: Selection, declared: Declared, before: Look, look: Look) -> bool:
-    added = declared.seeds[before.num_pairs : look.num_pairs]
-    return bool(selection.runs["seed"].isin(added).any())
+def _at_look(claim: ClaimVerdict, number: int) -> ClaimVerdict:
+    return replace(claim, look=number, other_inits=tuple(_at_look(other, number) for other in claim.other_inits))
+
+
+def _open(claim: ClaimVerdict) -> ClaimVerdict:
+    """A claim before the first look is complete: untested, whatever the runs that are there would say."""
+    if claim.verdict.outcome == "untested":
+        return claim
+    verdict = Verdict("untested", "runs of the first look are missing", None, claim.verdict.num_pairs)
+    return replace(claim, verdict=verdict, readings={}, other_inits=())
+
+
+def _has_ended(record: RunRecord, tier: Tier) -> bool:
+    measured: Mapping[str, Mapping[str, Any]] = record.exec.get("probes", {})
+    options = [(*key.split(".")[1:], value) for key, value in tier.fixed.items() if key.startswith("probes.")]
+    return (
+        record.status != "failed"
+        and measured.keys() >= set(tier.fixed.get("probes", ()))
+        and all(measured.get(probe, {}).get(option) == value for probe, option, value in options)
+    )

@@ -10,7 +10,8 @@ together. Its price is paid only there: its p cannot go below 2^(1−n), 0.031 a
 
 **Families.** Holm corrects the p of the differences and the p of the equivalences, each among its own kind: in a
 family of m comparisons at most alpha wrongly find a difference where there is none, and at most alpha wrongly call
-one negligible that is at least the margin.
+one negligible that is at least the margin. A claim of `not lower` is one half of an equivalence, and its p is corrected
+among those.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnexp.analysis.significance import Array, equivalence_p, sign_flip_equivalence_p, sign_flip_p, t_p
-from bnexp.study import Direction
+from bnexp.analysis.significance import (
+    Array,
+    equivalence_p,
+    non_inferiority_p,
+    sign_flip_equivalence_p,
+    sign_flip_non_inferiority_p,
+    sign_flip_p,
+    t_p,
+)
+from bnexp.comparison import DIRECTIONS, Direction
 
 Decision = Literal["supported", "contradicted", "negligible", "inconclusive"]
 
@@ -38,9 +47,10 @@ class Rule:
     """What is declared of a comparison before its first run.
 
     Attributes:
-        direction: the claimed sign of treatment − control in the metric's own unit; `same`: no difference is claimed.
+        direction: the claimed sign of treatment − control in the metric's own unit; `same`: no difference is claimed;
+            `not lower`: treatment − control > −margin is, so that nothing is negligible.
         margin: the smallest difference that matters, in the unit of the per-seed numbers.
-        alpha: two-sided error rate of a difference and one-sided one of an equivalence, before Holm.
+        alpha: two-sided error rate of a difference and one-sided one of an equivalence or of `not lower`, before Holm.
 
     Raises:
         ValueError: a margin that is not above 0, or an alpha outside (0, 0.5).
@@ -55,8 +65,8 @@ class Rule:
             raise ValueError(f"margin: {self.margin!r} is not a number above 0")
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha: {self.alpha!r} is not between 0 and 0.5")
-        if self.direction not in ("higher", "lower", "same"):
-            raise ValueError(f"direction: {self.direction!r} is not one of higher, lower, same")
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction: {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Evidence:
     Attributes:
         mean: the one nearest to 0 where there are several readings.
         difference: p that the mean is 0.
-        equivalence: p that the mean is at least the margin away from 0.
+        equivalence: p that the mean is at least the margin away from 0; for `not lower`, that it is so far below 0.
         guarded: the sign-flip tests had to agree, and both p are the larger of the two tests'.
     """
 
@@ -76,21 +86,25 @@ class Evidence:
     guarded: NDArray[np.bool_]
 
 
-def weigh(values: Array, *, margin: float, failed: NDArray[np.bool_], only_below: float = 1.0) -> Evidence:
-    """The evidence in per-seed numbers.
+def weigh(values: Array, rule: Rule, *, failed: NDArray[np.bool_], only_below: float = 1.0) -> Evidence:
+    """The evidence in per-seed numbers, for a rule with this direction and margin.
 
     Args:
         values: (rows, n), n at least 2.
         failed: (rows,) whether a failed or censored run is behind any of a row's numbers.
         only_below: spare the sign flips where the t test's p is above this; such a p stays above it.
     """
-    difference, equivalence = t_p(values), equivalence_p(values, margin)
+    one_sided = rule.direction == "not lower"
+    by_t, by_signs = (
+        (non_inferiority_p, sign_flip_non_inferiority_p) if one_sided else (equivalence_p, sign_flip_equivalence_p)
+    )
+    difference, equivalence = t_p(values), by_t(values, rule.margin)
     guarded = failed | coarse(values)
     for row in np.flatnonzero(guarded):
         if difference[row] <= only_below:
             difference[row] = max(difference[row], sign_flip_p(values[row]))
         if equivalence[row] <= only_below:
-            equivalence[row] = max(equivalence[row], sign_flip_equivalence_p(values[row], margin))
+            equivalence[row] = max(equivalence[row], by_signs(values[row], rule.margin))
     return Evidence(values.mean(axis=-1), difference, equivalence, guarded)
 
 
@@ -126,14 +140,13 @@ def decide(evidence: Evidence, rule: Rule, *, num_pairs: int) -> NDArray[np.str_
     outcome = np.full(evidence.mean.shape, "inconclusive", dtype="<U12")
     if num_pairs < MIN_PAIRS:
         return outcome
-    same = evidence.equivalence <= rule.alpha
+    inside = evidence.equivalence <= rule.alpha
     matters = (evidence.difference <= rule.alpha) & (np.abs(evidence.mean) >= rule.margin * (1 - TOLERANCE))
-    if rule.direction == "same":
-        outcome[same] = "supported"
-        outcome[matters] = "contradicted"
-        return outcome
-    claimed = evidence.mean > 0 if rule.direction == "higher" else evidence.mean < 0
-    outcome[same] = "negligible"
-    outcome[matters & claimed] = "supported"
-    outcome[matters & ~claimed] = "contradicted"
+    against = {"same": evidence.mean != 0, "lower": evidence.mean > 0}.get(rule.direction, evidence.mean < 0)
+    if rule.direction in ("same", "not lower"):
+        outcome[inside] = "supported"
+    else:
+        outcome[inside] = "negligible"
+        outcome[matters] = "supported"
+    outcome[matters & against] = "contradicted"
     return outcome

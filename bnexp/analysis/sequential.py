@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from bnexp.analysis.rule import ALPHA, MIN_PAIRS
 from bnexp.analysis.verdicts import Verdict
@@ -69,6 +70,16 @@ def default_looks(num_pairs: int) -> tuple[int, ...]:
     return (*range(MIN_PAIRS, num_pairs, STEP), num_pairs)
 
 
+def frozen_looks(num_pairs: Sequence[int]) -> dict[str, Any]:
+    """What study.json says of planned looks: all that their levels follow from."""
+    return {"looks": list(num_pairs), "spending": {"alpha": ALPHA, "rho": RHO}}
+
+
+def looks_of(frozen: Mapping[str, Any]) -> tuple[Look, ...]:
+    """The looks as a study was started with, whatever the defaults are by now; none where it has but one."""
+    return plan_looks(frozen["looks"], **frozen.get("spending", {})) if frozen.get("looks") else ()
+
+
 def settle(earlier: Mapping[str, Verdict], now: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """Each comparison's verdict after a look: the first decision stands, what later seeds say notwithstanding.
 
@@ -83,16 +94,8 @@ def settle(earlier: Mapping[str, Verdict], now: Mapping[str, Verdict]) -> dict[s
 
 
 def should_stop(look: Look, settled: Mapping[str, Verdict]) -> bool:
-    """Whether no more seeds are to be added: all are decided, or it was the last look.
+    """Whether no more seeds are to be added after a look that had all its runs: all are decided, or it was the last.
 
-    An untested comparison never stops a study: its missing runs come first. But where all its runs are there and its
-    measure has no value for one of them, no seed that is added gives it one.
+    What is untested though all its runs are there lacks a value, and no seed that is added gives it one.
     """
-    if any(waits(verdict) for verdict in settled.values()):
-        return False
-    return look.last or all(verdict.outcome in DECIDED or verdict.undefined for verdict in settled.values())
-
-
-def waits(verdict: Verdict) -> bool:
-    """Whether runs are missing behind a verdict."""
-    return verdict.outcome == "untested" and not verdict.undefined
+    return look.last or all(verdict.outcome in (*DECIDED, "untested") for verdict in settled.values())

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 
 from bnexp.analysis import contrasts, ladders
 from bnexp.analysis.contrasts import Arm, Contrast, arm_of
 from bnexp.analysis.frame import score
-from bnexp.analysis.measures import ACCURACIES, column
+from bnexp.analysis.measures import ACCURACIES, Curve, column
 from bnexp.analysis.select import Selection
 from bnexp.comparison import Comparison
 from bnexp.errors import StoreError
-from bnexp.metrics import NEEDS_TARGET, metric_of
+from bnexp.metrics import CURVE, NEEDS_TARGET, metric_of
 
 ROUNDING = 1e-9  # 0.95 is no worse than 0.96 by more than 0.01, however the two were rounded
 
@@ -69,7 +70,7 @@ def _difference(view: View, comparison: Comparison, group: str) -> Contrast:
 
 def _ratio(view: View, comparison: Comparison, group: str) -> Contrast:
     treatment, control = _two(view, comparison, group)
-    if comparison.measure not in NEEDS_TARGET or metric_of(comparison.measure).unit == "fraction":
+    if comparison.measure not in NEEDS_TARGET:
         return contrasts.ratio(treatment, control, seeds=view.seeds)
     budget = _budget(view, comparison, group)
     arms = (_positive(arm) for arm in (treatment, control))
@@ -93,6 +94,38 @@ def _budget(view: View, comparison: Comparison, group: str) -> float:
     return float(whole.min() if len(whole) else spent.max())
 
 
+def _matched(view: View, comparison: Comparison, group: str) -> Contrast:
+    """Validation accuracy of each run where it first reaches the highest train accuracy that both of its pair reach.
+
+    A failed run scores chance and sets no level, so that its partner is read at the partner's own highest; a pair of
+    healthy runs that does not reach the target together has no value.
+    """
+    least = comparison.target
+    assert least is not None
+    names = _names(comparison)
+    arms = [view.arm(name, group, comparison) for name in names]
+    curves = [_curves(view.selection.cell(view.runs, name, group)) for name in names]
+    one, other = curves
+    levels = {seed: min(c[seed].highest for c in curves if seed in c) for seed in {*one, *other}}
+    short = {seed for seed in one.keys() & other.keys() if levels[seed] < least}
+
+    def read(arm: Arm, own: Mapping[int, Curve]) -> Arm:
+        scores = {seed: score if seed in arm.failed else math.nan for seed, score in arm.scores.items()}
+        scores |= {seed: curve.val_at(levels[seed]) for seed, curve in own.items()}
+        return replace(arm, scores={seed: score for seed, score in scores.items() if seed not in short})
+
+    treatment, control = (read(arm, own) for arm, own in zip(arms, curves, strict=True))
+    wanted = sorted({seed for arm in arms for seed in arm.scores} if view.seeds is None else view.seeds)
+    found = contrasts.paired(treatment, control, seeds=[seed for seed in wanted if seed not in short])
+    apart = [f"seed {seed}: no train accuracy of {100 * least:g} % in both" for seed in wanted if seed in short]
+    return replace(found, undefined=(*found.undefined, *apart))
+
+
+def _curves(cell: pd.DataFrame) -> dict[int, Curve]:
+    """Seed -> the curve of its run; without those that have none."""
+    return {int(seed): curve for seed, curve in zip(cell["seed"], cell[CURVE], strict=True) if isinstance(curve, Curve)}
+
+
 def _level(view: View, comparison: Comparison, group: str) -> Contrast:
     assert comparison.treatment is not None
     assert comparison.reference is not None
@@ -106,12 +139,12 @@ def _slope(view: View, comparison: Comparison, group: str) -> Contrast:
             level: contrasts.alone(view.arm(name, group, comparison), seeds=view.seeds)
             for name, level in comparison.levels
         }
-        return contrasts.slope(parts, per="octave")
+        return contrasts.slope(parts)
     levels = _numbered(view, comparison, group)
     if len(levels) < 2:
         return _too_few(comparison)
     parts = {level: _simple(view, comparison, stratum) for level, stratum in levels.items()}
-    return contrasts.slope(parts, per="octave")
+    return contrasts.slope(parts)
 
 
 def _interaction(view: View, comparison: Comparison, group: str) -> Contrast:
@@ -127,7 +160,9 @@ def _worst(view: View, comparison: Comparison, group: str) -> Contrast:
 
 
 def _reach(view: View, comparison: Comparison, group: str) -> Contrast:
-    return _of_ladders(view, comparison, group, ladders.healthy_ratio)
+    # no worse than the best is more than sound: an arm may be sound, and good at no level that was tried
+    ratio = partial(ladders.healthy_ratio, open_below=comparison.within is not None)
+    return _of_ladders(view, comparison, group, ratio)
 
 
 def _span(view: View, comparison: Comparison, group: str) -> Contrast:
@@ -136,7 +171,7 @@ def _span(view: View, comparison: Comparison, group: str) -> Contrast:
 
 def _of_ladders(view: View, comparison: Comparison, group: str, contrast: Callable[..., Contrast]) -> Contrast:
     names = _names(comparison)
-    one, other = (_ladders(view, comparison, group, name) for name in names)
+    one, other = _ladders(comparison, *(_values_by_level(view, comparison, group, name) for name in names))
     if not one or not other:
         return Contrast({}, tuple(f"no {name}" for name, arm in zip(names, (one, other), strict=True) if not arm))
     if len({level for arm in (one, other) for run in arm.values() for level in run}) < 2:
@@ -186,6 +221,7 @@ def _regrets(runs: pd.DataFrame, comparison: Comparison, settings: Collection[ob
 _SHAPES: dict[str, Callable[[View, Comparison, str], Contrast]] = {
     "difference": _difference,
     "ratio": _ratio,
+    "matched": _matched,
     "level": _level,
     "reach": _reach,
     "span": _span,
@@ -238,9 +274,9 @@ def _by_level(view: View, comparison: Comparison, group: str, name: str) -> dict
     return {float(str(lr)): rows for lr, rows in cell.groupby("lr")}
 
 
-def _ladders(view: View, comparison: Comparison, group: str, name: str) -> dict[int, dict[float, bool | None]]:
-    """Seed -> level -> whether the run there is good: neither diverged nor collapsed, and near enough to the best."""
-    found: dict[int, dict[float, float]] = {}  # the value of a run; minus infinity where it failed
+def _values_by_level(view: View, comparison: Comparison, group: str, name: str) -> dict[int, dict[float, float]]:
+    """Seed -> level -> the value of the run there, more being better; minus infinity where it failed."""
+    found: dict[int, dict[float, float]] = {}
     lower = metric_of(str(comparison.measure)).direction == "lower"
     for level, cell in _by_level(view, comparison, group, name).items():
         if cell["seed"].duplicated().any():
@@ -252,18 +288,32 @@ def _ladders(view: View, comparison: Comparison, group: str, name: str) -> dict[
         values = _values(cell, comparison, comparison.measure) if read else pd.Series(0.0, cell.index)
         for seed, healthy, value in zip(cell["seed"], cell["healthy"], values, strict=True):
             found.setdefault(int(seed), {})[level] = float(-value if lower else value) if healthy else -math.inf
+    return found
+
+
+def _ladders(
+    comparison: Comparison, *arms: Mapping[int, Mapping[float, float]]
+) -> list[dict[int, dict[float, bool | None]]]:
+    """Seed -> level -> whether a run is good, of each arm: healthy, and near enough to the best of its seed in any arm.
+
+    Args:
+        arms: seed -> level -> value, as in `_values_by_level`.
+    """
     assert comparison.within != "margin", "settled at the tier"
     near = (comparison.within or 0.0) + ROUNDING
-    return {seed: _near_best(run, near) for seed, run in found.items()}
+    best: dict[int, float] = {}
+    for arm in arms:
+        for seed, run in arm.items():
+            known = [value for value in run.values() if not math.isnan(value)]
+            best[seed] = max([best.get(seed, -math.inf), *known])
+    return [{seed: _near_best(run, best[seed] - near) for seed, run in arm.items()} for arm in arms]
 
 
-def _near_best(values: Mapping[float, float], near: float) -> dict[float, bool | None]:
-    """Level -> whether its run is healthy and at most so far from the best healthy one; None where that is unknown."""
-    known = [value for value in values.values() if not math.isnan(value)]
-    best = math.nan if len(known) < len(values) else max(known)
-    if math.isnan(best):
+def _near_best(values: Mapping[float, float], least: float) -> dict[float, bool | None]:
+    """Level -> whether its run is healthy and no worse than that; None where an unknown value may be the best."""
+    if any(math.isnan(value) for value in values.values()):
         return {level: False if value == -math.inf else None for level, value in values.items()}
-    return {level: value > -math.inf and value >= best - near for level, value in values.items()}
+    return {level: value > -math.inf and value >= least for level, value in values.items()}
 
 
 def _over_levels(

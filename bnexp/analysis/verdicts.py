@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import seeds_needed, seeds_needed_from_pilot
+from bnexp.analysis.power import Test, seeds_needed, seeds_needed_from_pilot
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Evidence, Rule, decide, weakest, weigh
-from bnexp.analysis.significance import holm, sign_flip_p, t_p
+from bnexp.analysis.significance import Array, holm, sign_flip_non_inferiority_p, sign_flip_p, t_p
 from bnexp.analysis.stats import Estimate, bootstrap_interval, mean_interval
 
 Outcome = Literal["supported", "contradicted", "negligible", "inconclusive", "untested", "invalid"]
@@ -38,7 +38,7 @@ class Seeds:
 
     Attributes:
         num_pairs: None where 1,000 would not, for the effect is too close to the margin, or where no number would,
-            for censored runs leave even the sign open.
+            for censored runs leave open even its sign or, for `not lower`, on which side of −margin it is.
     """
 
     num_pairs: int | None
@@ -47,17 +47,18 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Effect:
-    """The numbers behind a verdict; p values are two-sided unless they are of the equivalence.
+    """The numbers behind a verdict; p values are two-sided unless they are of the equivalence or of `not lower`.
 
     Attributes:
         t, bca: mean with its t and its BCa interval at 1 − alpha, 95 % unless alpha says otherwise.
-        equivalence: mean with its t interval at 1 − 2 alpha, the one that must lie inside ±margin.
+        equivalence: mean with its t interval at 1 − 2 alpha, which must lie inside ±margin, or above −margin for
+            `not lower`.
         sd: standard deviation of the per-seed numbers.
         p: of the t test.
         p_sign_flip: of the exact sign-flip test.
         guarded: both had to agree, for runs failed or were censored, or the numbers take few distinct sizes.
         p_holm: the p that decides about a difference, corrected for the family.
-        p_equivalence_holm: the p that decides about an equivalence, corrected for the family.
+        p_equivalence_holm: the p that decides about an equivalence, or about `not lower`, corrected for the family.
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         failures: of each arm; None where there are no two arms.
     """
@@ -84,7 +85,6 @@ class Verdict:
         effect: None where the outcome is untested or invalid, so that no number can be quoted.
         num_pairs: complete pairs.
         incomplete: incomplete pairs and what each lacks.
-        undefined: all that is lacking are values of runs that are there, so more runs will not help.
         undeclared: seeds that were left out because nobody declared them.
         needed: where the outcome is inconclusive.
     """
@@ -96,7 +96,6 @@ class Verdict:
     incomplete: tuple[str, ...] = ()
     undeclared: tuple[int, ...] = ()
     needed: Seeds | None = None
-    undefined: bool = False
 
 
 def judge(contrast: Contrast, rule: Rule, *, gate: str = "", seed: int = 0) -> Verdict:
@@ -150,8 +149,7 @@ def _refusal(case: Comparison) -> Verdict | None:
 
     def refuse(outcome: Outcome, reason: str) -> Verdict:
         incomplete = (*contrast.missing, *contrast.undefined)
-        undefined = bool(contrast.undefined) and not contrast.missing
-        return Verdict(outcome, reason, None, num, incomplete, contrast.undeclared, undefined=undefined)
+        return Verdict(outcome, reason, None, num, incomplete, contrast.undeclared)
 
     if case.gate:
         return refuse("invalid", case.gate)
@@ -173,7 +171,7 @@ def _weigh(case: Comparison) -> Evidence:
         return Evidence(np.array(list(contrast.values.values())), np.ones(1), np.ones(1), np.array([False]))
     return weakest(
         [
-            weigh(np.array([list(reading.values())]), margin=case.rule.margin, failed=np.array([bool(contrast.failed)]))
+            weigh(np.array([list(reading.values())]), case.rule, failed=np.array([bool(contrast.failed)]))
             for reading in (contrast.values, *contrast.bounds)
         ]
     )
@@ -183,13 +181,13 @@ def _verdict(case: Comparison, evidence: Evidence, left: tuple[int, int], seed: 
     """The verdict, given evidence that is corrected for the family.
 
     Args:
-        left: comparisons of the family without a difference, and without an equivalence, so far.
+        left: comparisons of the family without a difference, and without an equivalence or `not lower`, so far.
     """
     num = len(case.contrast.values)
     effect = _effect(case, evidence, seed)
     outcome = cast(Decision, str(decide(evidence, case.rule, num_pairs=num)[0]))
     needed = _needed(case, effect, left) if outcome == "inconclusive" else None
-    reason = _reason(case.rule, outcome, effect, num)
+    reason = _reason(case, outcome, effect)
     return Verdict(outcome, reason, effect, num, undeclared=case.contrast.undeclared, needed=needed)
 
 
@@ -218,18 +216,12 @@ def _needed(case: Comparison, effect: Effect, left: tuple[int, int]) -> Seeds | 
     if num_pairs < 2:
         return None
     readings = [np.array(list(reading.values())) for reading in (case.contrast.values, *case.contrast.bounds)]
-    weak = min(readings, key=lambda reading: abs(float(reading.mean())))
-    mean, sd = float(weak.mean()), float(weak.std(ddof=1))
-    differs = abs(mean) >= rule.margin
-    claimed = {"same": not differs, "higher": mean > 0, "lower": mean < 0}[rule.direction]
-    decision: Decision = "supported" if claimed else "contradicted"
-    if not differs and rule.direction != "same":
-        decision = "negligible"
-    if len({float(np.sign(reading.mean())) for reading in readings}) > 1:
+    test, decision, weak = _heading(rule, readings)
+    if weak is None:
         return Seeds(None, decision)
-    family = max(1, left[0] if differs else left[1])
-    kind: Decision = "supported" if differs else "negligible"
-    num = seeds_needed(kind, sd=sd, effect=mean, margin=rule.margin, alpha=rule.alpha, family_size=family)
+    mean, sd = float(weak.mean()), float(weak.std(ddof=1))
+    family = max(1, left[0] if test == "difference" else left[1])
+    num = seeds_needed(test, sd=sd, effect=mean, margin=rule.margin, alpha=rule.alpha, family_size=family)
     if num is None:
         return Seeds(None, decision)
     num = max(num, num_pairs + 1, MIN_PAIRS)
@@ -241,21 +233,50 @@ def _needed(case: Comparison, effect: Effect, left: tuple[int, int]) -> Seeds | 
     return Seeds(num, decision)
 
 
-def _reason(rule: Rule, outcome: Decision, effect: Effect, num_pairs: int) -> str:
-    if num_pairs < MIN_PAIRS:
+def _heading(rule: Rule, readings: Sequence[Array]) -> tuple[Test, Decision, Array | None]:
+    """What more seeds like these would decide: by which test, into what, and the least favourable reading.
+
+    The reading is None where readings differ in sign, so that no number of seeds decides.
+    """
+    ascending = sorted(readings, key=lambda reading: float(reading.mean()))
+    means = [float(reading.mean()) for reading in ascending]
+    if rule.direction == "not lower" and means[-1] > -rule.margin:
+        return "non-inferiority", "supported", ascending[0]  # which no number of seeds supports below −margin
+    nearest = int(np.argmin(np.abs(means)))
+    mean, weak = means[nearest], ascending[nearest] if len(set(np.sign(means))) == 1 else None
+    if abs(mean) < rule.margin:
+        return "equivalence", "supported" if rule.direction == "same" else "negligible", weak
+    claimed = mean > 0 if rule.direction == "higher" else rule.direction == "lower" and mean < 0
+    return "difference", "supported" if claimed else "contradicted", weak
+
+
+def _reason(case: Comparison, outcome: Decision, effect: Effect) -> str:
+    rule, values = case.rule, list(case.contrast.values.values())
+    if len(values) < MIN_PAIRS:
         return f"under {MIN_PAIRS} pairs nothing is decided"
-    equal = "the two one-sided tests place the mean inside the margin"
-    side = "on the claimed side" if outcome == "supported" else "on the other side than claimed"
-    if outcome == "negligible" or (outcome == "supported" and rule.direction == "same"):
-        return equal
     if outcome != "inconclusive":
-        return (
-            f"the interval excludes 0 {'' if rule.direction == 'same' else side + ' '}and the mean reaches the margin"
-        )
-    if effect.p <= rule.alpha and abs(effect.t.mean) >= rule.margin:
-        if effect.guarded and effect.p_sign_flip > rule.alpha:
-            return "the interval excludes 0, but the exact sign-flip test, which must agree here, does not"
-        return "the interval excludes 0, but not after correction for the family or not under every bound"
+        return _why(rule, outcome)
+    by_t, by_signs = "", 0.0
+    if rule.direction == "not lower" and effect.equivalence.low > -rule.margin:
+        by_t, by_signs = _why(rule, "supported"), sign_flip_non_inferiority_p(values, rule.margin)
+    elif effect.p <= rule.alpha and abs(effect.t.mean) >= rule.margin:
+        by_t, by_signs = "the interval excludes 0", effect.p_sign_flip
+    if by_t and effect.guarded and by_signs > rule.alpha:
+        return f"{by_t}, but the exact sign-flip test, which must agree here, does not"
+    if by_t:
+        return f"{by_t}, but not after correction for the family or not under every bound"
     if effect.p <= rule.alpha:
         return "there is a difference, but whether it reaches the margin is open"
     return "the interval includes 0 and reaches beyond the margin"
+
+
+def _why(rule: Rule, outcome: Decision) -> str:
+    """Why it was decided so."""
+    if rule.direction == "not lower" and outcome == "supported":
+        return "the one-sided test rules out a mean that is lower by the margin or more"
+    if rule.direction == "not lower":
+        return "the interval excludes 0 and the mean is lower by the margin or more"
+    if outcome == "negligible" or (outcome == "supported" and rule.direction == "same"):
+        return "the two one-sided tests place the mean inside the margin"
+    side = "on the claimed side " if outcome == "supported" else "on the other side than claimed "
+    return f"the interval excludes 0 {'' if rule.direction == 'same' else side}and the mean reaches the margin"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnexp.analysis.rule import Decision, Rule, decide, weigh
 from bnexp.analysis.significance import Array
-from bnexp.study import Direction
+from bnexp.comparison import Direction
 
 Shape = Literal["normal", "skewed"]
 SEED_SD, RUN_SD = 0.02, 0.01  # what the seed does to both arms, and what is each run's own
@@ -88,7 +88,7 @@ def outcome_rates(
     differences, failed = world.draw(np.random.default_rng(seed), num_studies, num_pairs)
     rule = Rule(direction, margin)
     level = replace(rule, alpha=rule.alpha / family_size)
-    evidence = weigh(differences, margin=margin, failed=np.asarray(failed.any(axis=-1)), only_below=level.alpha)
+    evidence = weigh(differences, level, failed=np.asarray(failed.any(axis=-1)), only_below=level.alpha)
     outcomes = decide(evidence, level, num_pairs=num_pairs)
     decisions: tuple[Decision, ...] = ("supported", "contradicted", "negligible", "inconclusive")
     return {decision: float((outcomes == decision).mean()) for decision in decisions}

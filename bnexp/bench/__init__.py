@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from bnexp.bench.measure import Timing, matmul_peak, time_runs, time_textbook, training_flops
+from bnexp.bench.measure import Timing, matmul_peak, time_loop, time_runs, time_textbook, training_flops
 from bnexp.bench.sizes import SIZES, Size
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
@@ -30,7 +31,8 @@ EPOCHS = 40  # of each run where whole commands are timed
 TEXTBOOK = "textbook loop"
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], others: Mapping[str, Callable[..., float]] | None = None) -> int:
+    """Run the command; `others` are further loops to time, as in `bench_size`."""
     parser = argparse.ArgumentParser("bnexp bench", description=__doc__)
     parser.add_argument("size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them")
     parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the median counts (default 5)")
@@ -50,7 +52,14 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(option, got=value, hint="expected a number above 0")
     device = resolve_device("auto")
     found = [
-        bench_size(SIZES[name], device, repeats=options.repeats, seconds=options.seconds, command=options.command)
+        bench_size(
+            SIZES[name],
+            device,
+            repeats=options.repeats,
+            seconds=options.seconds,
+            command=options.command,
+            others=others,
+        )
         for name in options.size or SIZES
     ]
     peak = matmul_peak(device, seconds=options.seconds)
@@ -67,17 +76,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def bench_size(size: Size, device: torch.device, *, repeats: int, seconds: float, command: bool) -> dict[str, Any]:
+def bench_size(
+    size: Size,
+    device: torch.device,
+    *,
+    repeats: int,
+    seconds: float,
+    command: bool = False,
+    others: Mapping[str, Callable[..., float]] | None = None,
+) -> dict[str, Any]:
     """All contenders of one size, one after the other, `repeats` times over; each number is a median.
 
     A ratio is the median of those of each round, to the textbook loop of the same round.
+
+    Args:
+        command: time the whole command of a sweep too.
+        others: name -> a further loop, as `time_loop` takes it.
     """
     host, configs = size.host(), _configs(size, device)
     contenders = _contenders(size, host, configs, device)
+    for name, loop in (others or {}).items():
+        contenders[name] = partial(time_loop, loop, size, host, device)
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contend in contenders.items():
-            timings[name].append(contend(seconds))
+            timings[name].append(contend(seconds=seconds))
     rows = [_row(name, timings[name], timings[TEXTBOOK]) for name in contenders]
     found = {
         "size": size.name, "what": size.what, "batch_size": size.batch_size, "precision": configs[0].precision,
@@ -94,16 +117,18 @@ def _configs(size: Size, device: torch.device) -> list[RunConfig]:
     return [replace(one, precision=resolve_precision(one, device, size.side)) for one in request.configs]
 
 
-def _contenders(size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device) -> dict[str, Any]:
-    """Name -> a function of seconds that times it."""
+def _contenders(
+    size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device
+) -> dict[str, Callable[..., Timing]]:
+    """Name -> a function of `seconds` that times it."""
     slots = 1 if device.type == "cuda" else min(NUM_RUNS, _num_cores())
     width = min(stack_width(configs[0], size.side), NUM_RUNS // slots)
 
-    def ours(batches: Sequence[Sequence[RunConfig]], threads: int) -> Any:
-        return lambda seconds: time_runs(batches, host, device, threads=threads, seconds=seconds)
+    def ours(batches: Sequence[Sequence[RunConfig]], threads: int) -> Callable[..., Timing]:
+        return partial(time_runs, batches, host, device, threads=threads)
 
-    contenders = {
-        TEXTBOOK: lambda seconds: time_textbook(size, host, device, seconds=seconds),
+    contenders: dict[str, Callable[..., Timing]] = {
+        TEXTBOOK: partial(time_textbook, size, host, device),
         "one run": ours([configs[:1]], _num_cores()),
         f"sweep of {NUM_RUNS}, {slots} at a time": ours([[config] for config in configs[:slots]], 1),
     }

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,14 @@ class Timing:
 
 def time_textbook(size: Size, host: HostData, device: torch.device, *, seconds: float) -> Timing:
     """The textbook loop on one run, with as many threads as torch takes: a loop over runs has the same rate."""
-    ((rate, memory),) = _in_processes(device, [(_textbook, (size, host, device, seconds))])
+    return time_loop(_textbook, size, host, device, seconds=seconds)
+
+
+def time_loop(
+    loop: Callable[..., float], size: Size, host: HostData, device: torch.device, *, seconds: float
+) -> Timing:
+    """Any function of (size, host, device, seconds) that trains one run for so long and returns images a second."""
+    ((rate, memory),) = in_processes(device, [(loop, (size, host, device, seconds))])
     return Timing(rate, memory)
 
 
@@ -56,13 +63,13 @@ def time_runs(
         batches: of one run, or of runs of one stack.
         threads: of each process.
     """
-    found = _in_processes(device, [(_ours, (batch, host, device, threads, seconds)) for batch in batches])
+    found = in_processes(device, [(_ours, (batch, host, device, threads, seconds)) for batch in batches])
     return Timing(sum(rate for rate, _ in found), sum(memory for _, memory in found))
 
 
 def matmul_peak(device: torch.device, *, seconds: float) -> float:
     """The most floating-point operations a second of a large matrix product, in fp32 or bf16."""
-    ((flops, _),) = _in_processes(device, [(_matmul, (device, seconds))])
+    ((flops, _),) = in_processes(device, [(_matmul, (device, seconds))])
     return flops
 
 
@@ -77,16 +84,24 @@ def training_flops(config: RunConfig, size: Size) -> float:
 def _textbook(size: Size, host: HostData, device: torch.device, seconds: float) -> float:
     from bnexp.bench.textbook import train
 
-    images, steps, started = 0, 0, math.inf
     with contextlib.redirect_stdout(io.StringIO()):
-        for count in train(size, host, device, epochs=sys.maxsize):
-            steps += 1
-            images += count
-            if steps == WARMUP_STEPS:
-                images, started = 0, time.perf_counter()
-            if time.perf_counter() - started > seconds:
-                break
-    return images / (time.perf_counter() - started)
+        return steady_rate(train(size, host, device, epochs=sys.maxsize), seconds=seconds)
+
+
+def steady_rate(steps: Iterable[int], *, seconds: float) -> float:
+    """Images a second of a loop that gives the images of each step, once it has warmed up.
+
+    Raises:
+        ValueError: it ended before that.
+    """
+    images, started = 0, math.inf
+    for number, count in enumerate(steps, 1):
+        images += count
+        if number == WARMUP_STEPS:
+            images, started = 0, time.perf_counter()
+        if time.perf_counter() - started > seconds:
+            return images / (time.perf_counter() - started)
+    raise ValueError(f"the loop ended within {seconds:g} seconds")
 
 
 def _ours(batch: Sequence[RunConfig], host: HostData, device: torch.device, threads: int, seconds: float) -> float:
@@ -127,7 +142,7 @@ def _matmul(device: torch.device, seconds: float) -> float:
 Task = tuple[Callable[..., float], tuple[Any, ...]]
 
 
-def _in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:
+def in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:
     """Run the tasks at once, each in a process of its own; what each returns, and its most memory in bytes."""
     fork = device.type == "cpu" and sys.platform == "linux"
     context: Any = mp.get_context("fork" if fork else "spawn")

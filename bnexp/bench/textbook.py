@@ -68,9 +68,9 @@ def network(size: Size) -> nn.Sequential:
 def train(size: Size, host: HostData, device: torch.device, *, epochs: int, seed: int = 0) -> Iterator[int]:
     """Train one network and evaluate it after each epoch; yields the images of each step when it is done."""
     torch.manual_seed(seed)
-    split, images = host.split, host.images
-    training = _loader(size, host, images.train_images[split.train], images.train_labels[split.train], train=True)
-    validation = _loader(size, host, images.train_images[split.val], images.train_labels[split.val], train=False)
+    images, split = host.images, host.split
+    training = loader(size, host, images.train_images, images.train_labels, split.train, train=True)
+    validation = loader(size, host, images.train_images, images.train_labels, split.val, train=False)
     model = network(size).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     criterion = nn.CrossEntropyLoss()
@@ -88,8 +88,18 @@ def train(size: Size, host: HostData, device: torch.device, *, epochs: int, seed
             num_correct += (logits.argmax(1) == y).sum().item()
             yield len(y)
         print(f"epoch {epoch}: loss {loss_sum / len(training):.4f}, val {_accuracy(model, validation, device):.4f}")
-    test = _loader(size, host, images.test_images, images.test_labels, train=False)
+    everything = np.arange(len(images.test_labels))
+    test = loader(size, host, images.test_images, images.test_labels, everything, train=False)
     print(f"test {_accuracy(model, test, device):.4f}")
+
+
+def loader(
+    size: Size, host: HostData, images: np.ndarray, labels: np.ndarray, index: np.ndarray, *, train: bool
+) -> DataLoader[Any]:
+    """Batches of the images at these places, normalized; in a new order each epoch where they are trained on."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(host.mean.tolist(), host.std.tolist())])
+    data = ArrayImages(images[index], labels[index], transform)
+    return DataLoader(data, batch_size=size.batch_size, shuffle=train, drop_last=train)
 
 
 @torch.no_grad()
@@ -100,12 +110,6 @@ def _accuracy(model: nn.Module, batches: DataLoader[Any], device: torch.device) 
         num_correct += int((model(x.to(device)).argmax(1) == y.to(device)).sum().item())
         num += len(y)
     return num_correct / num
-
-
-def _loader(size: Size, host: HostData, images: np.ndarray, labels: np.ndarray, *, train: bool) -> DataLoader[Any]:
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(host.mean.tolist(), host.std.tolist())])
-    data = ArrayImages(images, labels, transform)
-    return DataLoader(data, batch_size=size.batch_size, shuffle=train, drop_last=train)
 
 
 def main(argv: list[str]) -> None:

@@ -12,6 +12,7 @@ from bnexp.catalog import EVERY_STUDY, load_study
 from bnexp.choices import choice_names, choices, groups, split_config_dir
 from bnexp.compose.choosing import BETWEEN_NAMES, search_path, write_plugin_choices
 from bnexp.compose.jobs import ask_hydra_to_complete
+from bnexp.compose.studies import OF_STUDIES, STOPS
 from bnexp.study import TIERS
 
 
@@ -30,6 +31,9 @@ def complete(argument: str) -> None:
         if found is not None:
             print(("\n" if shell == "fish" else " ").join(found))
         elif not word.startswith("-"):
+            keys = [f"{key}=" for key in OF_STUDIES if key != "study" and f"{key}=".startswith(word)]
+            if keys:  # Hydra knows the folder study/, and not what is said of a study
+                print(*keys, sep="\n")
             _complete_key(argument, word, _last_choices(given, config_dir), config_dir)
 
 
@@ -43,11 +47,13 @@ def _complete_key(argument: str, word: str, chosen: Sequence[str], config_dir: P
 def _complete_choice(word: str, given: Sequence[str], config_dir: Path | None) -> list[str] | None:
     """`GROUP=PARTIAL`, also within a list or a grid, with every choice that fits; None for any other word."""
     group, is_value, value = word.partition("=")
-    if not is_value or group not in (*groups(config_dir), "study", "tier"):
+    if not is_value or group not in (*groups(config_dir), *OF_STUDIES):
         return None
     cut = max(value.rfind(mark) for mark in "[,(") + 1
     named = dict(o.partition("=")[::2] for o in given)
-    if group != "tier":
+    if group == "stop":
+        names = list(STOPS)
+    elif group != "tier":
         names = choice_names(group, config_dir) + ([EVERY_STUDY] if group == "study" and not cut else [])
     elif named.get("study", EVERY_STUDY) != EVERY_STUDY:
         found = [load_study(choices("study", config_dir)[name]).tiers for name in named["study"].split(",")]

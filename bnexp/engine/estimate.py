@@ -52,15 +52,11 @@ class Estimator:
         if key not in self._paces:
             self._paces[key] = self._time([job.config for job in batch], data)
         pace = self._paces[key]
-        return (
-            num_steps * pace.step
-            + num_images * pace.image
-            + sum(
-                self._of_step_probe(shape, data, name, options) * math.ceil(num_steps / options["every"])
-                for name, options in batch[0].probes.items()  # a run in a stack has none of these
-                if name in STEP_PROBES
-            )
-        )
+        seconds = num_steps * pace.step + num_images * pace.image
+        for name, options in batch[0].probes.items():
+            if name in STEP_PROBES:  # which no run in a stack has
+                seconds += self._of_step_probe(shape, data, name, options) * math.ceil(num_steps / options["every"])
+        return seconds
 
     def of_statistics(self, config: RunConfig) -> float:
         """Seconds of the probe `statistics`, which looks at each trained network by itself."""

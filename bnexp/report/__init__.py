@@ -16,7 +16,7 @@ from bnexp.report.judged import judge_started, nothing_ended, rounds_words
 from bnexp.report.page import render_page
 from bnexp.report.printing import plain_text, wrap
 from bnexp.report.tables import TABLES, Table, make_tables, write_tables
-from bnexp.report.verdict_words import flips_table, verdict_sentence, verdicts_table
+from bnexp.report.verdict_words import flips_table, verdict_sentences, verdicts_table
 from bnexp.report.words import count, limit_readings, notes, reading
 from bnexp.store import Store
 from bnexp.study import StudySpec
@@ -101,7 +101,7 @@ def evaluate(store: Store, study: str | None) -> Numbers:
         selection=selection,
         tables=make_tables(selection, store),
         readings=limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)],
-        remarks=notes(selection, corrected=False) + completeness(frame, is_study=False),
+        remarks=notes(selection, None) + completeness(frame, is_study=False),
     )
 
 
@@ -122,10 +122,10 @@ def _of_study(store: Store, name: str) -> Numbers:
             *([] if flips is None else [flips]),
             *make_tables(selection, store, effects=False),
         ],
-        readings=[verdict_sentence(claim, selection) for claim in claims],
+        readings=verdict_sentences(claims, selection),
         remarks=exploratory
         + rounds_words(judged)
-        + notes(selection, corrected=True)
+        + notes(selection, judged.spec)
         + completeness(judged.frame, is_study=True),
     )
 

@@ -19,6 +19,7 @@ from bnexp.report.folder import PAGE, publish
 from bnexp.report.printing import wrap
 from bnexp.report.tables import Rows, Table, write_tables
 from bnexp.report.verdict_words import flips_table, verdicts_table
+from bnexp.report.words import at_ladder_ends
 from bnexp.store import Store
 from bnexp.study import StudySpec
 
@@ -65,6 +66,7 @@ def audit_tables(audit: Audit) -> list[Table]:
             "compared": compared(entry.spec.comparisons[0]),
             "claimed": claimed(entry.spec.comparisons[0]), "effect": effect,
             "n": primary_pairs(entry), "otherwise": otherwise,
+            "at_ladder_ends": "; ".join(at_ladder_ends(entry.judged.selection, entry.spec)) if entry.judged else "",
             "runs": len(entry.judged.frame.runs) if entry.judged else 0,
             "declaration": entry.judged.frozen["hash"] if entry.judged else "",
         })  # fmt: skip

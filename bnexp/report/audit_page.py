@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bnexp.analysis.claims import with_other_inits
 from bnexp.report import flip_figure, verdict_figure
 from bnexp.report.audit_data import Audit, Entry
 from bnexp.report.audit_words import (
@@ -28,7 +29,7 @@ from bnexp.report.effect_words import compared
 from bnexp.report.figures import CLAIM_FIGURES, FigureFile
 from bnexp.report.page import environments_of, inline_svg, template
 from bnexp.report.tables import arms_table
-from bnexp.report.verdict_words import verdict_sentence
+from bnexp.report.verdict_words import verdict_sentences
 from bnexp.report.words import fixed_words, notes
 
 HOW_TO_READ = (verdict_figure.HOW_TO_READ, flip_figure.HOW_TO_READ)
@@ -63,7 +64,7 @@ def render_audit(audit: Audit, figures: Sequence[FigureFile], figure_folder: Pat
         for tier, entries in audit.tiers.items()
     ]
     used = {entry_word(entry).partition(":")[0] for entry in audit.entries}
-    used |= {claim.verdict.outcome for entry in audit.entries for claim in entry.claims}
+    used |= {row.verdict.outcome for entry in audit.entries for row in with_other_inits(entry.claims)}
     texts = {text for entry in audit.entries for text in (*entry.spec.sources, *entry.spec.against)}
     return template("audit.html.j2").render(
         name="audit",
@@ -95,10 +96,10 @@ def _row(entry: Entry, drawn: dict[str, FigureFile], figure_folder: Path) -> dic
         "gates": gates(entry),
         "meaning": meaning(entry),
         "figures": [(_captioned_once(drawn[name]), inline_svg(figure_folder / f"{name}.svg", name)) for name in own],
-        "readings": [verdict_sentence(claim, selection) for claim in entry.claims],
+        "readings": verdict_sentences(entry.claims, selection),
         "arms": arms_table(selection),
         "left_out": left_out(entry),
-        "remarks": notes(selection, corrected=True),
+        "remarks": notes(selection, entry.spec),
         "frozen": judged.frozen,
         "statuses": judged.frame.runs["status"].value_counts().to_dict(),
         "fixed": fixed_words(selection).removeprefix("Fixed: "),

@@ -137,9 +137,10 @@ def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
                 f", and not the opposite, as {_says(spec.against)}" if other else ""
             )
         case "contradicted":
-            found = (
-                "there is a difference that matters" if claim.comparison.direction == "same" else "the opposite holds"
-            )
+            found = {
+                "same": "there is a difference that matters",
+                "not lower": "it is lower by an amount that matters",
+            }.get(claim.comparison.direction, "the opposite holds")
             return f"{found}: this speaks against {own}" + (f" and for {other}" if other else "")
         case "negligible":
             return f"the effect is too small to matter: this speaks against {own}" + (

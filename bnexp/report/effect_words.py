@@ -20,7 +20,6 @@ PHRASES = {
     "generalization_gap": "generalization gap (train − test accuracy)",
     "epochs_to_target": "epochs to {target} % validation accuracy",
     "seconds_to_target": "training seconds to {target} % validation accuracy",
-    "val_accuracy_at_train": "validation accuracy once train accuracy reaches {target} %",
     "shift_l2": "relative change of a layer's gradient by updates below it",
     "shift_cosine": "cosine of a layer's gradient before and after updates below it",
     "moment_drift": "drift of the means of layer inputs",
@@ -102,7 +101,7 @@ def scale_of(comparison: Comparison) -> Scale:
 def compared(comparison: Comparison) -> str:
     """`batch − no norm, test accuracy`; `epochs to 90 % validation accuracy, batch / no norm`."""
     what, who = measured(comparison), contrasted(comparison)
-    if comparison.shape in ("difference", "interaction"):
+    if comparison.shape in ("difference", "matched", "interaction"):
         return f"{who}, {what}"
     if comparison.shape == "level":
         return f"{what}, {who}, against {reference_words(comparison)}"
@@ -119,6 +118,8 @@ def measured(comparison: Comparison) -> str:
             if comparison.treatment == comparison.control:
                 return f"{phrase} {_sign(comparison)} {other}"
             return f"{phrase} ({comparison.control}: {other})"
+        case "matched":
+            return f"{phrase} at the highest train accuracy that both reach"
         case "reach":
             return f"largest {over} {_good(comparison, 'that stays healthy')}"
         case "span":
@@ -147,28 +148,37 @@ def contrasted(comparison: Comparison) -> str:
 
 
 def claimed(comparison: Comparison) -> str:
-    """`higher by at least 1 point`, `at most ×0.8`, `no difference beyond 1 point`; `premise: ...`, `context: ...`."""
+    """`higher by at least 1 point`, `at most ×0.8`, `not lower by 1 point or more`; `premise: ...`, `context: ...`."""
     return _claimed(comparison) if comparison.role == "claim" else f"{comparison.role}: {_claimed(comparison)}"
 
 
 def _claimed(comparison: Comparison) -> str:
     assert comparison.margin is not None
-    size, direction = scale_of(comparison).amount(comparison.margin), comparison.direction
+    size = scale_of(comparison).amount(comparison.margin)
     match comparison.shape:
         case "ratio" | "reach":
             low = scale_of(comparison).amount(1 / comparison.margin)
-            return {"higher": f"at least {size}", "lower": f"at most {low}", "same": f"between {low} and {size}"}[
-                direction
-            ]
+            words = {
+                "higher": f"at least {size}", "lower": f"at most {low}", "same": f"between {low} and {size}",
+                "not lower": f"above {low}",
+            }  # fmt: skip
         case "level":
             where = reference_words(comparison)
-            side = "above" if direction == "higher" else "below"
-            return f"less than {size} from {where}" if direction == "same" else f"{side} {where} by at least {size}"
+            words = {
+                "higher": f"above {where} by at least {size}", "lower": f"below {where} by at least {size}",
+                "same": f"less than {size} from {where}", "not lower": f"not below {where} by {size} or more",
+            }  # fmt: skip
         case "slope":
-            verb = "rises" if direction == "higher" else "falls"
-            return f"changes by less than {size}" if direction == "same" else f"{verb} by at least {size}"
+            words = {
+                "higher": f"rises by at least {size}", "lower": f"falls by at least {size}",
+                "same": f"changes by less than {size}", "not lower": f"does not fall by {size} or more",
+            }  # fmt: skip
         case _:
-            return f"no difference beyond {size}" if direction == "same" else f"{direction} by at least {size}"
+            words = {
+                "higher": f"higher by at least {size}", "lower": f"lower by at least {size}",
+                "same": f"no difference beyond {size}", "not lower": f"not lower by {size} or more",
+            }  # fmt: skip
+    return words[comparison.direction]
 
 
 def sides(comparison: Comparison) -> tuple[str, str]:
@@ -210,7 +220,7 @@ def _good(comparison: Comparison, healthy: str) -> str:
         return healthy
     metric = metric_of(str(comparison.measure))
     near = _amount(comparison.within * metric.scale, UNITS[metric.unit])
-    return f"within {near} of its best {_phrase(metric.name, comparison.target)}"
+    return f"within {near} of the pair's best {_phrase(metric.name, comparison.target)}"
 
 
 def _amount(number: float, unit: str) -> str:

@@ -6,15 +6,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from bnexp.analysis.claims import ClaimVerdict, Reading
-from bnexp.analysis.flips import answers
+from bnexp.analysis.claims import ClaimVerdict, Reading, with_other_inits
+from bnexp.analysis.flips import answer_of, answers
 from bnexp.analysis.select import Selection
 from bnexp.analysis.verdicts import Verdict
 from bnexp.report.effect_words import compared
-from bnexp.report.style import OUTCOME_LOOKS
-from bnexp.report.verdict_words import reading_columns
+from bnexp.report.style import GREY, OUTCOME_LOOKS
+from bnexp.report.verdict_words import STRAWMAN, reading_columns
+from bnexp.study import INIT
 
-INIT = "model.init"
 MOST_ROWS = 24
 CELL = (0.58, 0.3)  # inches
 LABEL_LETTERS = 52
@@ -30,10 +30,11 @@ Drawn = tuple[Any, str] | None
 
 def draw_flip_map(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn:
     """Rows: comparison and stratum, those that differ in the init alone side by side. Columns: ways to read them."""
-    if not any(claim.readings for claim in claims):
+    columns = reading_columns(claims)
+    if not columns:  # another init alone has its row in the figure of the verdicts
         return None
-    ordered = inits_together(claims, selection)
-    shown, columns = ordered[:MOST_ROWS], reading_columns(claims)
+    ordered = with_other_inits(inits_together(claims, selection))
+    shown = ordered[:MOST_ROWS]
     places = _places([reading.kind for reading in columns])
     from matplotlib.figure import Figure
 
@@ -46,14 +47,14 @@ def draw_flip_map(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
     axis.set_axisbelow(False)
     rows = [y for y, (_, claim) in enumerate(labels) if claim is not None]
     for y, claim in zip(rows, shown, strict=True):
-        _cell(axis, 0, y, claim.verdict, flips=False)
+        _cell(axis, 0, y, claim.verdict, flips=_flips(claim))
         said = answers(claim)
         for x, reading in zip(places, columns, strict=True):
             if reading in claim.readings:
                 _cell(axis, x, y, claim.readings[reading], flips=said[reading] == "flips")
     _frame(axis, labels, columns, places)
     _legend(figure, shown)
-    return figure, _caption(shown, num_claims=len(claims))
+    return figure, _caption(shown, num_claims=len(ordered))
 
 
 def inits_together(claims: Sequence[ClaimVerdict], selection: Selection) -> list[ClaimVerdict]:
@@ -72,6 +73,11 @@ def inits_together(claims: Sequence[ClaimVerdict], selection: Selection) -> list
     return [claims[index] for _, _, index in sorted(keys)]
 
 
+def _flips(claim: ClaimVerdict) -> bool:
+    """Whether this is a reading with another init, and flips what it reads."""
+    return claim.reading_of is not None and answer_of(claim.reading_of.outcome, claim.verdict.outcome) == "flips"
+
+
 def _labels(claims: Sequence[ClaimVerdict]) -> list[tuple[str, ClaimVerdict | None]]:
     """The lines of the map: what is compared as a heading, then its strata; without strata a single line."""
     lines: list[tuple[str, ClaimVerdict | None]] = []
@@ -81,7 +87,8 @@ def _labels(claims: Sequence[ClaimVerdict]) -> list[tuple[str, ClaimVerdict | No
         if claim.stratum and claim.comparison != last:
             lines += [(part, None) for part in textwrap.wrap(head, LABEL_LETTERS, break_long_words=False)]
         last = claim.comparison
-        lines.append((f"   {claim.stratum}" if claim.stratum else head, claim))
+        row = f"   {claim.stratum}" if claim.stratum else head
+        lines.append((f"   {row}: strawman, no verdict" if claim.reading_of else row, claim))
     return lines
 
 
@@ -117,6 +124,9 @@ def _frame(
     """Row labels, column labels, and over each kind of reading what it is."""
     texts = [textwrap.fill(text, LABEL_LETTERS) if text.strip() == text else text for text, _ in labels]
     axis.set_yticks(range(len(labels)), texts, ha="left")
+    for label, (_, claim) in zip(axis.get_yticklabels(), labels, strict=True):
+        if claim is not None and claim.reading_of:
+            label.set(color=GREY, style="italic")
     words = ["own best\nrate", *(f"{r.value:g}" if isinstance(r.value, float) else r.value for r in columns)]
     axis.set_xticks([0, *places], words)
     axis.xaxis.tick_top()
@@ -145,13 +155,16 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
     present = [outcome for outcome in OUTCOME_LOOKS if outcome in found]
     handles = [Patch(facecolor=OUTCOME_LOOKS[o].fill, edgecolor="#9a9a9a", linewidth=0.6) for o in present]
     labels = [f"{OUTCOME_LOOKS[outcome].letter} {outcome}" for outcome in present]
-    if any(answer == "flips" for claim in claims for answer in answers(claim).values()):
+    if any(_flips(claim) or "flips" in answers(claim).values() for claim in claims):
         handles.append(Patch(facecolor="white", edgecolor="black", linewidth=2.0))
         labels.append("flips the verdict")
     legend_below(figure, handles, labels)
 
 
 def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
-    if num_claims == len(shown):
-        return HOW_TO_READ
-    return f"{HOW_TO_READ} Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
+    caption = HOW_TO_READ
+    if any(claim.reading_of for claim in shown):
+        caption += f" A row in grey has {STRAWMAN}: no verdict, and all of it reads the row above otherwise."
+    if num_claims > len(shown):
+        caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
+    return caption

@@ -8,9 +8,9 @@ from typing import Any
 
 from bnexp.analysis.claims import ClaimVerdict, declared_of, judge_study, load_study
 from bnexp.analysis.frame import Frame
-from bnexp.analysis.rounds import judge_rounds
+from bnexp.analysis.rounds import LookRuns, count_runs, judge_rounds
 from bnexp.analysis.select import Selection
-from bnexp.analysis.sequential import Look, plan_looks
+from bnexp.analysis.sequential import Look, looks_of
 from bnexp.errors import ConfigError, StoreError
 from bnexp.store import Store
 from bnexp.study import StudySpec, declaration_hash, study_from_dict
@@ -30,6 +30,7 @@ class Judged:
         looks: where seeds are added in rounds, those that were planned.
         num_looks: how many of them have been judged.
         decided: no more seeds are to be added.
+        next_runs: otherwise, the runs of the look that comes next.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Judged:
     looks: tuple[Look, ...] = ()
     num_looks: int = 0
     decided: bool = False
+    next_runs: LookRuns | None = None
 
 
 def judge_started(store: Store, name: str) -> Judged:
@@ -55,12 +57,14 @@ def judge_started(store: Store, name: str) -> Judged:
     if selection is None:
         raise nothing_ended(f"study {name!r}", frame)
     declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
-    if declared is not None and frozen.get("looks"):
-        looks = plan_looks(frozen["looks"])
-        rounds = judge_rounds(selection, spec, declared, looks)
+    looks = looks_of(frozen)
+    if declared is not None and looks:
+        runs = count_runs(store, frozen["run_ids"], spec, declared, looks)
+        rounds = judge_rounds(selection, spec, declared, looks, runs)
         if rounds.stop:  # what was not run was not needed
             frame = replace(frame, missing=())
-        return Judged(name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop)
+        following = None if rounds.stop else runs[rounds.number]
+        return Judged(name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop, following)
     return Judged(name, frozen, spec, frame, selection, judge_study(selection, spec, declared=declared))
 
 
@@ -73,11 +77,13 @@ def rounds_words(judged: Judged) -> list[str]:
         f"Seeds are added in rounds: judged at {planned} seeds, each time at a level of its own, which together allow "
         "the 5 % that one look would have."
     )
+    there = "" if judged.next_runs is None else f"{judged.next_runs.there} of {judged.next_runs.needed} runs"
+    lacking = f"Look {judged.num_looks + 1} is not complete: {there}."
     if not judged.num_looks:
-        return [f"{told} Not all runs of the first look are there yet."]
+        return [f"{told} {lacking}"]
     at = f"look {judged.num_looks} of {len(judged.looks)}, {judged.looks[judged.num_looks - 1].num_pairs} seeds"
     if not judged.decided:
-        return [f"{told} So far: {at}."]
+        return [f"{told} So far: {at}. {lacking}"]
     early = " An effect that ends a study early tends to look larger than it is."
     return [f"{told} Ended at {at}.{early if judged.num_looks < len(judged.looks) else ''}"]
 

@@ -14,6 +14,7 @@ from bnexp.analysis.frame import load_probes
 from bnexp.analysis.select import Effect, Selection, health_ladders, own_best_effects, same_lr_effects
 from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhealthy_rates
 from bnexp.metrics import METRICS, Metric
+from bnexp.report.words import is_at_ladder_end
 from bnexp.store import Store
 
 TABLES = ("verdicts", "flips", "arms", "differences", "differences-same-lr", "largest-healthy-lr", "probes")
@@ -74,6 +75,7 @@ def arms_table(selection: Selection) -> Table:
             estimate = mean_interval(scores.tolist()) if len(scores) else Estimate(math.nan, math.nan, math.nan, 0)
             counts = {status: int((cell["status"] == status).sum()) for status in ("finished", "diverged", "collapsed")}
             lr = selection.best_lr[arm, stratum]
+            end = " (end of the ladder)" if is_at_ladder_end(selection, arm, stratum) else ""
             key = {"stratum": stratum, "arm": arm, "lr": lr, "n": len(cell)}
             exact.append(
                 {**key, **counts, metric.name: estimate.mean, "low": estimate.low, "high": estimate.high,
@@ -81,7 +83,7 @@ def arms_table(selection: Selection) -> Table:
             )  # fmt: skip
             unhealthy = ", ".join(f"{counts[s]} {s}" for s in ("diverged", "collapsed") if counts[s]) or "none"
             shown.append(
-                {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}", "n": str(len(cell)),
+                {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}{end}", "n": str(len(cell)),
                  metric.label: _interval(estimate, metric), "diverged or collapsed": unhealthy}
             )  # fmt: skip
     return table_of("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.claims import ClaimVerdict, with_other_inits
 from bnexp.analysis.select import Selection
 from bnexp.report.effect_words import OF_FAILURES, Scale, claimed, compared, contrasted, measured, scale_of, sides
 from bnexp.report.style import GREY, OUTCOME_LOOKS, legend_below
-from bnexp.report.verdict_words import counted, level_words
+from bnexp.report.verdict_words import STRAWMAN, counted, level_words
 
 MOST_ROWS = 24
 WIDTH, ROW, LINE, PANEL = 7.4, 0.33, 0.16, 0.95  # inches: the figure, a row, a line of its label, the rest of a panel
@@ -34,7 +34,8 @@ def draw_verdicts(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
     """Forest plot, a panel for each measure and shape, a row for each comparison and stratum."""
     if not claims:
         return None
-    shown = list(claims[:MOST_ROWS])
+    rows = with_other_inits(claims)
+    shown = rows[:MOST_ROWS]
     groups = panels_of(shown)
     from matplotlib.figure import Figure
 
@@ -45,7 +46,7 @@ def draw_verdicts(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
     for axis, group in zip(axes, groups, strict=True):
         _panel(axis, group, longest)
     _legend(figure, shown)
-    return figure, _caption(shown, num_claims=len(claims))
+    return figure, _caption(shown, num_claims=len(rows))
 
 
 def panels_of(claims: Sequence[ClaimVerdict]) -> list[list[ClaimVerdict]]:
@@ -90,6 +91,9 @@ def _panel(axis: Any, claims: Sequence[ClaimVerdict], longest: int) -> None:
     for y, claim in enumerate(reversed(claims)):
         _row(axis, y, claim, scale, (low, high))
     axis.set_yticks(range(len(claims)), list(reversed(row_labels(claims))))
+    for label, claim in zip(axis.get_yticklabels(), reversed(claims), strict=True):
+        if claim.reading_of:
+            label.set(color=GREY, style="italic")
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     _told(axis, claims, scale, longest)
@@ -153,7 +157,9 @@ def _row(axis: Any, y: int, claim: ClaimVerdict, scale: Scale, limits: tuple[flo
     low, high = limits
     margin = _margin(claim)
     small = scale.shown(-margin), scale.shown(margin)
-    side = {"higher": (small[1], high), "lower": (low, small[0]), "same": small}[claim.comparison.direction]
+    side = {"higher": (small[1], high), "lower": (low, small[0]), "same": small, "not lower": (small[0], high)}[
+        claim.comparison.direction
+    ]
     for (start, end), color in ((small, SMALL), (side, CLAIMED)):
         axis.fill_between([start, end], y - 0.42, y + 0.42, color=color, linewidth=0, zorder=0)
     effect, look = claim.verdict.effect, OUTCOME_LOOKS[claim.verdict.outcome]
@@ -187,7 +193,8 @@ def _told(axis: Any, claims: Sequence[ClaimVerdict], scale: Scale, longest: int)
     for y, claim in enumerate(reversed(claims)):
         effect, look = claim.verdict.effect, OUTCOME_LOOKS[claim.verdict.outcome]
         numbers = "—" if effect is None else f"{scale.interval(effect.t, unit=False)}, {counted(claim)}"
-        for text, offset, style in ((claim.outcome, 8.0, {"weight": "bold"}), (numbers, width, {})):
+        weight = "normal" if claim.reading_of else "bold"
+        for text, offset, style in ((claim.outcome, 8.0, {"weight": weight}), (numbers, width, {})):
             axis.annotate(
                 text, (1, y), xycoords=axis.get_yaxis_transform(), xytext=(offset, 0), textcoords="offset points",
                 ha="left", va="center", color=look.word if style else "black", fontsize=8, annotation_clip=False,
@@ -218,10 +225,12 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
     handles = [
         Line2D([], [], marker="o", linestyle="", markersize=3.6, markerfacecolor="none", markeredgecolor=GREY),
         Line2D([], [], marker="D", color="#005a8c", markersize=6, linewidth=2.2),
-        Patch(facecolor=SMALL),
         Patch(facecolor=CLAIMED, edgecolor="#9bbbd6", linewidth=0.5),
     ]
-    labels = ["one seed", "mean and interval", "too small to matter", "what is claimed"]
+    labels = ["one seed", "mean and interval", "what is claimed"]
+    if any(claim.comparison.direction in ("higher", "lower") for claim in claims):  # else it is part of what is claimed
+        handles.append(Patch(facecolor=SMALL))
+        labels.append("too small to matter")
     if any(map(failed_seeds, claims)):
         handles.append(Line2D([], [], marker="x", linestyle="", color="#9a4f00", markersize=5, markeredgewidth=1.3))
         labels.append("a run failed")
@@ -240,6 +249,8 @@ def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
             " A seed that is good at the top of what was tried, or nowhere, counts as that end here; its verdict has "
             "to hold wherever beyond it the truth may lie."
         )
+    if any(claim.reading_of for claim in shown):
+        caption += f" A row in grey has {STRAWMAN}: it reads the row above otherwise and is no verdict."
     if num_claims > len(shown):
         caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
     return caption

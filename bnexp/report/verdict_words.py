@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading
-from bnexp.analysis.flips import UNJUDGED, Survival, answers, survival
+from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading, with_other_inits
+from bnexp.analysis.flips import UNJUDGED, Survival, answer_of, answers, survival
 from bnexp.analysis.select import Selection
-from bnexp.analysis.verdicts import Outcome, Verdict
+from bnexp.analysis.verdicts import Effect, Outcome, Verdict
 from bnexp.comparison import FACTORS, Comparison
 from bnexp.metrics import NEEDS_TARGET, metric_of
 from bnexp.report.effect_words import OF_FAILURES, claimed, compared, reference_words, scale_of
@@ -19,6 +19,7 @@ TITLE = "Verdicts, each arm at its own best learning rate, corrected for their n
 FLIPS_TITLE = (
     "The same comparisons read otherwise: both arms at one learning rate, or under other evaluation statistics"
 )
+STRAWMAN = "an init that makes the arm without a norm a strawman"
 OWN_RATE = "own best rate"
 
 
@@ -26,7 +27,7 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
     """A row for each comparison and stratum. Exact numbers of a factor are logarithms, base 10 for a reach, else e."""
     exact: Rows = []
     shown: Rows = []
-    for claim in claims:
+    for claim in with_other_inits(claims):
         comparison, verdict, effect = claim.comparison, claim.verdict, claim.verdict.effect
         exact.append({
             "stratum": claim.stratum, **_exact_comparison(comparison), "direction": comparison.direction,
@@ -40,7 +41,7 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
         shown.append({
             "stratum": claim.stratum, "compared": compared(comparison), "claimed": claimed(comparison),
             "verdict": claim.outcome, f"effect [{level_words(claims)}]": effect_words(claim),
-            "p (Holm)": "—" if effect is None else _p(effect.p_holm), "n": str(verdict.num_pairs),
+            "p (Holm)": "—" if effect is None else _p(_deciding_p(claim, effect)), "n": str(verdict.num_pairs),
             "read otherwise": survival_words(claim) or "—",
         })  # fmt: skip
     return table_of("verdicts", TITLE, exact, shown, selection)
@@ -53,7 +54,7 @@ def flips_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table |
     exact: Rows = []
     shown: Rows = []
     columns = reading_columns(claims)
-    for claim in claims:
+    for claim in with_other_inits(claims):
         key = {"stratum": claim.stratum, **_exact_comparison(claim.comparison)}
         for reading, answer in answers(claim).items():
             other = claim.readings[reading]
@@ -71,8 +72,8 @@ def flips_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table |
 
 
 def reading_columns(claims: Sequence[ClaimVerdict]) -> list[Reading]:
-    """Every reading of these verdicts: learning rates ascending, then statistics."""
-    found = {reading for claim in claims for reading in claim.readings}
+    """Every reading that has a column: learning rates ascending, then statistics; inits have rows of their own."""
+    found = {reading for claim in with_other_inits(claims) for reading in claim.readings}
     rates = sorted((r for r in found if r.kind == "learning rate"), key=lambda reading: float(reading.value))
     return [*rates, *(r for value in STATISTICS if (r := Reading("statistics", value)) in found)]
 
@@ -80,6 +81,11 @@ def reading_columns(claims: Sequence[ClaimVerdict]) -> list[Reading]:
 def column_title(reading: Reading) -> str:
     """`both at 0.1`, `precise statistics`."""
     return f"both at {reading.value:g}" if reading.kind == "learning rate" else f"{reading.value} statistics"
+
+
+def verdict_sentences(claims: Sequence[ClaimVerdict], selection: Selection) -> list[str]:
+    """One for each row of the table of verdicts."""
+    return [verdict_sentence(claim, selection) for claim in with_other_inits(claims)]
 
 
 def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
@@ -98,7 +104,7 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
     parts = [f"{head} {scale_of(comparison).interval(effect.t)}, {counted(claim)}: {reason}."]
     if verdict.needed is not None:
         parts.append(_needed(claim))
-    return " ".join([*parts, *_failures(claim), *_otherwise(claim)])
+    return " ".join([*parts, *_failures(claim), *_as_reading(claim), *_otherwise(claim)])
 
 
 def level_words(claims: Sequence[ClaimVerdict]) -> str:
@@ -119,15 +125,17 @@ def counted(claim: ClaimVerdict) -> str:
 
 def survival_words(claim: ClaimVerdict) -> str:
     """`survives at 3 of 4 equal rates, flips to contradicted at 0.316`; empty where it was not read otherwise."""
-    if claim.verdict.outcome in UNJUDGED:
+    own = (claim.reading_of or claim.verdict).outcome
+    if own in UNJUDGED:
         return ""
-    rates, statistics = survival(claim, "learning rate"), survival(claim, "statistics")
-    decided = claim.verdict.outcome != "inconclusive"
+    rates, decided = survival(claim, "learning rate"), own != "inconclusive"
     parts = [_at_rates(rates, decided=decided)] if rates.num else []
-    told = [(word, values) for word, values in (("survives", statistics.survives), ("open", statistics.open)) if values]
-    parts += [f"{word} with {' and '.join(map(str, values))} statistics" for word, values in told]
     turn = "flips to " if decided else ""
-    parts += [f"{turn}{outcome} with {values} statistics" for outcome, values in _by_outcome(statistics.flips)]
+    for kind, what in (("statistics", "{} statistics"), ("init", "init {}")):
+        found = survival(claim, kind)
+        told = [(word, values) for word, values in (("survives", found.survives), ("open", found.open)) if values]
+        parts += [f"{word} with {what.format(' and '.join(map(str, values)))}" for word, values in told]
+        parts += [f"{turn}{outcome} with {what.format(values)}" for outcome, values in _by_outcome(found.flips)]
     return "; ".join(parts)
 
 
@@ -174,6 +182,16 @@ def _otherwise(claim: ClaimVerdict) -> list[str]:
     return sentences
 
 
+def _as_reading(claim: ClaimVerdict) -> list[str]:
+    """Of a reading with another init: that it is no verdict, and what it says of the one that it reads."""
+    if claim.reading_of is None:
+        return []
+    said = {"survives": "survives", "flips": "flips", "open": "is left open"}[
+        answer_of(claim.reading_of.outcome, claim.verdict.outcome)
+    ]
+    return [f"This has {STRAWMAN}: a reading and no verdict, under which the verdict {said}."]
+
+
 def _failures(claim: ClaimVerdict) -> list[str]:
     """How many runs failed, and what that made of their numbers."""
     comparison, effect = claim.comparison, claim.verdict.effect
@@ -182,7 +200,7 @@ def _failures(claim: ClaimVerdict) -> list[str]:
         return []
     late = comparison.measure in NEEDS_TARGET and comparison.shape == "ratio"
     what, scored = ("Never got there", "") if late else ("Diverged or collapsed", _scored(comparison))
-    if failures and comparison.shape in ("difference", "ratio"):
+    if failures and comparison.shape in ("difference", "matched", "ratio"):
         who = f"{failures.treatment} of {comparison.treatment}, {failures.control} of {comparison.control}"
         return [f"{what}: {who}{scored}."]
     return [f"{what}: a run behind {count(len(claim.failed), 'seed')}{scored}."]
@@ -221,6 +239,12 @@ def _needed(claim: ClaimVerdict) -> str:
     if needed.num_pairs is None:
         return "If mean and spread stay so, no number of seeds up to 1,000 decides it."
     return f"If mean and spread stay so, {count(needed.num_pairs, _noun(claim))} decide it: {needed.decision}."
+
+
+def _deciding_p(claim: ClaimVerdict, effect: Effect) -> float:
+    """Of the difference; or of `not lower` itself, of which a difference decides the contradiction alone."""
+    own = claim.comparison.direction == "not lower" and claim.verdict.outcome != "contradicted"
+    return effect.p_equivalence_holm if own else effect.p_holm
 
 
 def _seeds(seeds: Sequence[int] | frozenset[int]) -> str:

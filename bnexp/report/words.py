@@ -7,7 +7,9 @@ import math
 from bnexp.analysis.select import Effect, Selection, healthy_limits
 from bnexp.metrics import METRICS, Metric
 from bnexp.report.style import MOST_PANELS
+from bnexp.study import StudySpec
 
+FEW_ENDS = 3  # arms at an end of their ladder that are named
 LADDER = 5  # learning rates; fewer tune an arm, so many ask how far it goes
 SHOWN_FIXED = ("data.name", "model.name", "model.depth", "model.width", "model.activation", "model.init", "norm.kind",
                "optim.name", "lr", "batch_size", "epochs", "schedule.name", "data.augment", "precision")  # fmt: skip
@@ -96,11 +98,11 @@ def panel_note(selection: Selection) -> str:
     )
 
 
-def notes(selection: Selection, *, corrected: bool) -> list[str]:
+def notes(selection: Selection, study: StudySpec | None) -> list[str]:
     """What a reader must know before trusting the numbers.
 
     Args:
-        corrected: the verdicts are, for the number of comparisons.
+        study: that the verdicts are on, corrected for their number; None: every run of a folder is shown.
     """
     found = []
     seeds = ", ".join(map(str, selection.tuning_seeds))
@@ -129,17 +131,18 @@ def notes(selection: Selection, *, corrected: bool) -> list[str]:
             f"Not judged at a learning rate that others in its stratum were, or not at all tuning seeds: "
             f"{'; '.join(gaps)}. The search was not the same for all arms."
         )
-    edges = _edges(selection)
-    if edges:
+    ends = at_ladder_ends(selection, study)
+    if ends:
+        more = f" and {len(ends) - FEW_ENDS} more" if len(ends) > FEW_ENDS else ""
         found.append(
-            f"The best learning rate lies at an end of the ladder for {'; '.join(edges)}: wider might do better."
+            f"Best rate at an end of its ladder: {'; '.join(ends[:FEW_ENDS])}{more}; a better one may lie beyond."
         )
     if selection.confounded:
         found.append(
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
         )
     scored = selection.reporting()
-    if len(selection.pairs) > 1 and not corrected:
+    if len(selection.pairs) > 1 and study is None:
         found.append(
             "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
         )
@@ -151,13 +154,27 @@ def notes(selection: Selection, *, corrected: bool) -> list[str]:
     return found
 
 
-def _edges(selection: Selection) -> list[str]:
-    edges = []
-    for (arm, stratum), lr in selection.best_lr.items():
-        tried = selection.cell(selection.runs, arm, stratum)["lr"]
-        if tried.nunique() > 1 and lr in (tried.min(), tried.max()):
-            edges.append(f"{_place(arm, stratum)} at {lr:g}")
-    return edges
+def at_ladder_ends(selection: Selection, study: StudySpec | None) -> list[str]:
+    """`batch (cnn) at 1`: arms whose best learning rate is the smallest or the largest that was tried.
+
+    Args:
+        study: only the arms of its claims that are judged at their best rates; None: all arms.
+    """
+    arms = set(selection.arms)
+    if study is not None:
+        claims = (c for c in study.comparisons if c.role == "claim" and c.over != "lr" and c.shape != "search")
+        arms = {arm for comparison in claims for arm in comparison.arms}
+    return [
+        f"{_place(*key)} at {lr:g}"
+        for key, lr in selection.best_lr.items()
+        if key[0] in arms and is_at_ladder_end(selection, *key)
+    ]
+
+
+def is_at_ladder_end(selection: Selection, arm: str, stratum: str) -> bool:
+    """Whether the best learning rate is the smallest or the largest of several that were tried."""
+    tried = selection.cell(selection.runs, arm, stratum)["lr"]
+    return tried.nunique() > 1 and selection.best_lr[arm, stratum] in (tried.min(), tried.max())
 
 
 def _place(arm: str, stratum: str) -> str:

@@ -93,7 +93,7 @@ def test_a_missing_or_crashed_run_is_untested_and_no_number(tmp_path: Path, seed
     (claim,) = judge_study(selection, study(), declared=whole(study()))
     verdict = claim.verdict
     assert (verdict.outcome, verdict.effect, verdict.needed) == ("untested", None, None)
-    assert (verdict.reason, verdict.undefined) == ("runs are missing", False)
+    assert verdict.reason == "runs are missing"
     expected = "seed 5: no batch" if seed == 5 else "batch: tuning runs are missing"
     assert verdict.incomplete == (expected,)
 
@@ -175,12 +175,12 @@ def test_a_measure_without_a_value_is_untested_and_says_so() -> None:
         return "finished", {"accuracy": 0.9, "shift_l2": math.nan if sick(run, [4]) else 1.0 - NOISE.get(run.seed, 0)}
 
     (claim,) = judged(spec, outcome)
-    assert (claim.verdict.outcome, claim.verdict.effect, claim.verdict.undefined) == ("untested", None, True)
+    assert (claim.verdict.outcome, claim.verdict.effect) == ("untested", None)
     assert "no value" in claim.verdict.reason
     assert claim.verdict.incomplete == ("seed 4: no value of none",)
     # a run that is not there comes first: it may have a value
     (claim,) = judged(spec, without(outcome, lambda run: run.arm == "batch" and run.seed == 7))
-    assert (claim.verdict.reason, claim.verdict.undefined) == ("runs are missing", False)
+    assert claim.verdict.reason == "runs are missing"
     assert claim.verdict.incomplete == ("seed 7: no batch", "seed 4: no value of none")
 
 
@@ -321,7 +321,7 @@ def test_a_run_in_two_arms_counts_in_both() -> None:
         ("normal", "none", [], True),
         ("he", "none", [], False),
         ("default", "batch", [], False),  # a norm makes up for it
-        ("default", "none", ["model.init"], False),  # the study looks at it, in a stratum of its own
+        ("default", "none", ["model.init"], True),  # a stratum of its own, but no other that it could be a reading of
     ],
 )
 def test_an_arm_without_norm_that_starts_badly_is_no_baseline(

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from bnexp.analysis.frame import load_frame, score
-from bnexp.analysis.measures import ACCURACIES, OF_HISTORY, OTHERS, column, reading_at, with_measures
-from bnexp.metrics import MEASURES, METRICS, NEEDS_TARGET, PROBE_OF, SHOWN_UNITS, metric_of
+from bnexp.analysis.measures import ACCURACIES, OF_HISTORY, OTHERS, Curve, column, reading_at, with_measures
+from bnexp.metrics import CURVE, MEASURES, METRICS, NEEDS_TARGET, PROBE_OF, SHOWN_UNITS, metric_of
 from bnexp.probes import END_PROBES, STEP_PROBES
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -43,6 +43,13 @@ def measured(store: Store, name: str, target: float | None = None) -> float:
     """Of the only run."""
     (value,) = with_measures(load_frame(store, None).runs, store, [(name, target)])[column(name, target)]
     return float(value)
+
+
+def curve_of(store: Store) -> Curve | None:
+    """Of the only run."""
+    (found,) = with_measures(load_frame(store, None).runs, store, [(CURVE, None)])[CURVE]
+    assert found is None or isinstance(found, Curve)
+    return found
 
 
 def epochs(*val: float | None, train: tuple[float, ...] = (), seconds: tuple[float, ...] = ()) -> Rows:
@@ -111,7 +118,9 @@ def test_files_are_read_once_a_run_and_only_where_needed(tmp_path: Path, monkeyp
     with_measures(runs, store, [("test_accuracy", None), ("generalization_gap", None)])
     assert reads == []
     targets = [(name, target) for name in NEEDS_TARGET for target in (0.3, 0.4)]
-    with_measures(runs, store, [*targets, ("shift_l2", None), ("shift_cosine", None), ("fgsm_drop", None)])
+    with_measures(
+        runs, store, [*targets, (CURVE, None), ("shift_l2", None), ("shift_cosine", None), ("fgsm_drop", None)]
+    )
     assert sorted(reads) == ["history", "robustness", "shift"]
 
 
@@ -185,7 +194,7 @@ def test_a_run_that_fails_after_it_reached_the_target_has_not_reached_it(tmp_pat
     store = write(tmp_path, status=status, history=rows, epochs=9)
     assert measured(store, "epochs_to_target", 0.9) == math.inf
     assert measured(store, "seconds_to_target", 0.9) == math.inf
-    assert measured(store, "val_accuracy_at_train", 0.7) == CHANCE["chance_val_accuracy"]
+    assert curve_of(store) is None
 
 
 def test_a_lost_end_of_a_history_is_not_a_target_never_reached(tmp_path: Path) -> None:
@@ -195,13 +204,30 @@ def test_a_lost_end_of_a_history_is_not_a_target_never_reached(tmp_path: Path) -
     assert measured(store, "epochs_to_target", 0.6) == pytest.approx(1.5)
 
 
-def test_validation_accuracy_is_read_where_train_accuracy_reaches_the_target(tmp_path: Path) -> None:
-    store = write(tmp_path, history=epochs(0.5, 0.6, 0.9, train=(0.4, 0.8, 1.0)))
-    assert measured(store, "val_accuracy_at_train", 0.7) == pytest.approx(0.575)  # three quarters from 0.5 to 0.6
-    assert measured(store, "val_accuracy_at_train", 0.3) == pytest.approx(0.3)  # halfway from chance, 0.1, to 0.5
-    assert measured(store, "val_accuracy_at_train", 1.0) == pytest.approx(0.9)
-    never = write(tmp_path, history=epochs(0.5, 0.6, train=(0.4, 0.8)))
-    assert math.isnan(measured(never, "val_accuracy_at_train", 0.9))
+def test_curve_is_of_every_epoch_of_a_whole_history(tmp_path: Path) -> None:
+    rows = epochs(0.3, None, 0.6, 0.7, train=(0.2, 0.4, 0.8, 0.7))
+    assert curve_of(write(tmp_path, history=rows)) == Curve((1, 3, 4), (0.2, 0.8, 0.7), (0.3, 0.6, 0.7))
+    assert curve_of(write(tmp_path, history=rows, epochs=5)) is None  # its highest may be in what is lost
+    assert curve_of(write(tmp_path, history=epochs(0.3, 0.5))) is None  # no train accuracy
+    assert curve_of(write(tmp_path, history=[], epochs=3)) is None
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        (0.6, 0.55),  # at epoch 1.5, halfway from the first validation to the second
+        (0.8, 0.65),  # at epoch 2.5: 0.6 to 0.7
+        (0.5, 0.525),  # at epoch 1.25
+        (0.85, 0.75),  # 0.7 at epoch 3.5 is no way back: from 0.8 there to 0.9 at epoch 4.5, so at 4
+        (0.9, 0.8),  # at epoch 4.5
+        (0.3, 0.5),  # at epoch 0.75, before the first validation
+        (0.1, 0.5),  # before the middle of the first epoch
+    ],
+)
+def test_validation_accuracy_where_train_accuracy_first_reaches_a_level(train: float, expected: float) -> None:
+    curve = Curve((1, 2, 3, 4, 5), (0.2, 0.6, 0.8, 0.7, 0.9), (0.5, 0.6, 0.7, 0.75, 0.85))
+    assert curve.highest == 0.9
+    assert curve.val_at(train) == pytest.approx(expected)
 
 
 # of the record

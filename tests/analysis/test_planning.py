@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from made_up import NOISE, SEEDS, selected, study, two_arms, whole, without
+from made_up import NOISE, SEEDS, numbers, selected, study, two_arms, whole, without
+from scipy.stats import ttest_1samp
 
 from bnexp.analysis.planning import plan_power
-from bnexp.analysis.power import pilot_sd, power_of_difference, power_of_equivalence
+from bnexp.analysis.power import (
+    pilot_sd,
+    power_from_pilot,
+    power_of_difference,
+    power_of_equivalence,
+    power_of_non_inferiority,
+)
+from bnexp.analysis.rule import Rule
+from bnexp.analysis.sequential import plan_looks
 
 
 def test_power_is_planned_from_the_runs_that_are_there() -> None:
@@ -26,6 +36,52 @@ def test_power_is_planned_from_the_runs_that_are_there() -> None:
     assert power.to_find < 0.05  # one in four differs by 70 points: eight pairs find nothing of two
 
 
+def test_power_of_rounds_is_that_of_the_look_that_has_most_at_its_own_level() -> None:
+    spec = study()
+    selection = selected(spec, two_arms(0.03))
+    sd = pilot_sd(list(NOISE.values()))
+    for looks in (plan_looks([6, 8]), plan_looks([6, 7, 8])):
+        (power,) = plan_power(selection, spec, whole(spec), looks)
+        each = [
+            (power_of_difference(look.num_pairs, sd=sd, effect=0.02, margin=0.01, alpha=look.alpha),
+             power_of_equivalence(look.num_pairs, sd=sd, margin=0.01, alpha=look.alpha))
+            for look in looks
+        ]  # fmt: skip
+        assert power.to_find == pytest.approx(max(find for find, _ in each))
+        assert power.to_equate == pytest.approx(max(equate for _, equate in each))
+        assert power.num_pairs == 8
+        (once,) = plan_power(selection, spec, whole(spec))
+        assert power.to_find < once.to_find
+        assert power.to_equate < once.to_equate
+
+
+def test_power_of_rounds_is_no_more_than_simulated_rounds_have() -> None:
+    """Student's t tests of normal numbers at each look: what ends with its own sign at any of them."""
+    spec = study()
+    (power,) = plan_power(selected(spec, two_arms(0.03)), spec, whole(spec), plan_looks([6, 8]))
+    drawn = np.random.default_rng(0).normal(0.02, power.sd, size=(20_000, 8))
+    found = np.zeros(len(drawn), dtype=bool)
+    for num, alpha in ((6, 0.05 * 6 / 8), (8, 0.05 * 2 / 8)):
+        seen = drawn[:, :num]
+        found |= (ttest_1samp(seen, 0, axis=1).pvalue <= alpha) & (seen.mean(axis=1) >= 0.01)
+    assert 0.8 * found.mean() < power.to_find < found.mean()
+
+
+def test_power_of_rounds_with_failing_runs_is_at_each_looks_level() -> None:
+    spec = study()
+    failing = without(two_arms(0.03), lambda run: run.arm == "none" and run.seed in (3, 4, 5, 6), "collapsed")
+    rows = numbers(spec, failing).values
+    looks = plan_looks([6, 8])
+    each = [
+        power_from_pilot("supported", Rule("higher", 0.01, alpha=alpha), num, effect=0.02,
+                         pilot=list(rows.values()), failed=[seed in (3, 4, 5, 6) for seed in rows])
+        for num, alpha in ((6, 0.05 * 6 / 8), (8, 0.05 * 2 / 8))
+    ]  # fmt: skip
+    (once,) = plan_power(selected(spec, failing), spec, whole(spec))
+    (power,) = plan_power(selected(spec, failing), spec, whole(spec), looks)
+    assert 0 < power.to_find == max(each) < once.to_find
+
+
 def test_the_family_counts_what_goes_over_a_stratum_once() -> None:
     spec = study({}, {"shape": "slope", "over": "model.depth"}, axes={"model.depth": [2, 4, 8]})
     powers = plan_power(selected(spec, two_arms(0.03)), spec, whole(spec))
@@ -43,3 +99,24 @@ def test_a_ladder_that_is_too_short_is_promised_nothing() -> None:
     closed = without(two_arms(0.0), lambda run: run.lr == 1.0, "diverged")
     (power,) = plan_power(selected(spec, closed), spec, whole(spec))
     assert (power.to_find, power.to_equate) == (1.0, 1.0)
+
+
+def test_a_claim_that_nothing_is_lost_is_promised_its_own_chances() -> None:
+    spec = study({"direction": "not lower"})
+    (power,) = plan_power(selected(spec, two_arms(0.03)), spec, whole(spec))
+    plan = {"sd": pilot_sd(list(NOISE.values())), "margin": 0.01}
+    assert power.to_equate == pytest.approx(power_of_non_inferiority(8, **plan))
+    assert power_of_equivalence(8, **plan) < power.to_equate < 1
+    assert power.to_find == pytest.approx(power_of_difference(8, effect=-0.02, **plan))
+    # one control in eight fails: that hides neither a loss in the others nor that it might all be luck
+    failing = without(two_arms(0.0), lambda run: run.arm == "none" and run.seed == 3, "diverged")
+    (power,) = plan_power(selected(spec, failing), spec, whole(spec))
+    rows = numbers(spec, failing).values
+    pilot = {"pilot": list(rows.values()), "failed": [seed == 3 for seed in rows]}
+    rule = Rule("not lower", 0.01)
+    zero, loss = (
+        power_from_pilot(decision, rule, 8, effect=effect, **pilot)  # type: ignore[arg-type]
+        for decision, effect in (("supported", 0.0), ("contradicted", -0.02))
+    )
+    assert (power.to_equate, power.to_find) == (zero, loss)
+    assert 0 < zero < 0.01 < 0.3 < loss < 1

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up import CHANCE, TUNING, Ended, Outcome, Run, selected, study, two_arms, whole, without
+from made_up import CHANCE, TUNING, Ended, Outcome, Run, runs_of, selected, study, two_arms, whole, without
 from scipy import stats as scipy_stats
 
 from bnexp.analysis import verdicts
 from bnexp.analysis.claims import ClaimVerdict, Declared, judge_study
 from bnexp.analysis.contrasts import Arm, paired
-from bnexp.analysis.rounds import Rounds, judge_look, judge_rounds
+from bnexp.analysis.rounds import LookRuns, Rounds, count_runs, judge_look, judge_rounds
 from bnexp.analysis.rule import Rule
-from bnexp.analysis.sequential import default_looks, plan_looks, settle, should_stop
+from bnexp.analysis.sequential import default_looks, frozen_looks, looks_of, plan_looks, settle, should_stop
 from bnexp.analysis.verdicts import Verdict
+from bnexp.records import RunRecord
+from bnexp.store import Store
 from bnexp.study import StudySpec
 
 REPORTED = tuple(range(2, 12))  # ten
@@ -35,8 +38,14 @@ def after(num: int, outcome: Outcome) -> Outcome:
     return without(outcome, lambda run: run.seed in REPORTED[num:])
 
 
+def runs_of_looks(spec: StudySpec, outcome: Outcome) -> list[LookRuns]:
+    """Counted run by run."""
+    grids = [[run for run in runs_of(spec) if run.seed not in REPORTED[look.num_pairs :]] for look in LOOKS]
+    return [LookRuns(sum(outcome(run) is not None for run in grid), len(grid)) for grid in grids]
+
+
 def rounds(spec: StudySpec, outcome: Outcome) -> Rounds:
-    return judge_rounds(selected(spec, outcome), spec, whole(spec), LOOKS)
+    return judge_rounds(selected(spec, outcome), spec, whole(spec), LOOKS, runs_of_looks(spec, outcome))
 
 
 def arms(effect: float, spread: float) -> Outcome:
@@ -115,41 +124,57 @@ def test_a_look_is_judged_at_its_own_alpha() -> None:
     assert first.outcome == "inconclusive"
 
 
-@pytest.mark.parametrize("instead", [None, "collapsed"])
-def test_a_look_that_has_begun_and_lacks_runs_ends_the_sequence(instead: str | None) -> None:
-    outcome = without(arms(0.0, 0.02), lambda run: run.arm == "none" and run.seed == REPORTED[7], instead)
-    claims, number, stop = rounds(ten(), outcome)
-    if instead:  # a failed run is data, and no run is missing
-        assert (claims[0].look, number, stop) == (3, 3, True)
-        return
-    (claim,) = claims
-    assert (claim.outcome, claim.verdict.effect, claim.look) == ("untested", None, 2)
-    assert claim.verdict.incomplete == (f"seed {REPORTED[7]}: no none",)
-    assert (number, stop) == (1, False)  # the runs of the second look come next
+@pytest.mark.parametrize(
+    "lost",
+    [
+        lambda run: run.arm == "none" and run.seed == REPORTED[7],  # one run of the second look crashed
+        lambda run: run.lr == 1.0 and run.seed == REPORTED[7],  # of a rate that nothing is reported at
+        lambda run: run.arm == "none" and run.seed in REPORTED[6:],  # no more than another study has run
+        lambda run: run.seed == REPORTED[6],
+    ],
+)
+def test_the_last_complete_look_stands_where_the_next_one_lacks_runs(lost: Any) -> None:
+    def outcome(run: Run) -> Ended:  # open at six seeds, and far from it with the seeds that follow
+        late = run.arm == "batch" and run.seed in REPORTED[6:]
+        return ("finished", 0.9) if late else arms(0.0, 0.02)(run)
+
+    claims, number, stop = rounds(ten(), without(outcome, lost))
+    at_six = rounds(ten(), after(6, arms(0.0, 0.02)))
+    assert (number, stop) == (at_six.number, at_six.stop) == (1, False)  # the runs of the second look come next
+    assert claims == at_six.claims
+    assert [(claim.outcome, claim.look) for claim in claims] == [("inconclusive", 1)]
+
+
+def test_a_failed_run_is_data_and_no_look_waits_for_it() -> None:
+    fails = without(arms(0.0, 0.02), lambda run: run.arm == "none" and run.seed == REPORTED[7], "collapsed")
+    claims, number, stop = rounds(ten(), fails)
+    assert (claims[0].look, number, stop) == (3, 3, True)
 
 
 def test_what_was_decided_stands_where_a_later_look_lacks_runs() -> None:
     def outcome(run: Run) -> Ended:
         return arms(0.05, 0.003)(run) if run.at == ("relu",) else arms(0.0, 0.02)(run)
 
-    lost = without(outcome, lambda run: run.arm == "none" and run.seed == REPORTED[7])
+    lost = without(outcome, lambda run: run.arm == "none" and run.seed == REPORTED[9])
     claims, number, stop = rounds(ten(axes={"model.activation": ["relu", "tanh"]}), lost)
-    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("untested", 2)]
-    assert (number, stop) == (1, False)
+    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("inconclusive", 2)]
+    assert (number, stop) == (2, False)
 
 
 @pytest.mark.parametrize("lacking", [lambda run: run.seed == REPORTED[2] and run.arm == "none",
+                                     lambda run: run.seed == REPORTED[2] and run.lr == 1.0,
                                      lambda run: run.seed == TUNING[1]])  # fmt: skip
 def test_a_first_look_that_lacks_runs_is_untested_and_nothing_later_is_judged(lacking: Any) -> None:
     claims, number, stop = rounds(ten(), without(arms(0.05, 0.003), lacking))
     assert [(claim.outcome, claim.verdict.effect, claim.look) for claim in claims] == [("untested", None, 1)]
+    assert [claim.readings for claim in claims if not claim.verdict.incomplete] in ([], [{}])
     assert (number, stop) == (0, False)
 
 
 def test_strata_of_which_nothing_has_run_are_waited_for() -> None:
     spec = ten(axes={"model.activation": ["relu", "tanh"]})
     claims, number, stop = rounds(spec, without(arms(0.05, 0.003), lambda run: run.at == ("tanh",)))
-    assert [(claim.stratum, claim.outcome) for claim in claims] == [("", "supported"), ("1 more stratum", "untested")]
+    assert [(claim.stratum, claim.outcome) for claim in claims] == [("", "untested"), ("1 more stratum", "untested")]
     assert (number, stop) == (0, False)
 
 
@@ -164,11 +189,10 @@ def test_a_measure_without_a_value_is_not_waited_for() -> None:
     claims, number, stop = rounds(spec, outcome)
     assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("untested", 1)]
     assert (number, stop) == (1, True)  # no seed that is added gives that one a value
-    undefined = Verdict("untested", "", None, 6, undefined=True)
-    missing = replace(undefined, undefined=False)
-    assert should_stop(LOOKS[0], {"a": undefined})
-    assert not should_stop(LOOKS[2], {"a": undefined, "b": missing})
-    assert settle({"a": undefined}, {"a": missing}) == {"a": missing}
+    untested, still_open = (Verdict(outcome, "", None, 6) for outcome in ("untested", "inconclusive"))
+    assert not should_stop(LOOKS[0], {"a": untested, "b": still_open})
+    assert should_stop(LOOKS[2], {"a": untested, "b": still_open})
+    assert settle({"a": untested}, {"a": still_open}) == {"a": still_open}
 
 
 def test_an_invalid_study_stops() -> None:
@@ -193,7 +217,39 @@ def test_own_best_rates_are_the_same_at_every_look() -> None:
 def test_more_seeds_than_are_declared_cannot_be_looked_at() -> None:
     spec = study()  # eight reported
     with pytest.raises(ValueError, match="up to 10 of 8"):
-        judge_rounds(selected(spec, two_arms(0.0)), spec, whole(spec), LOOKS)
+        judge_rounds(selected(spec, two_arms(0.0)), spec, whole(spec), LOOKS, [LookRuns(1, 1)] * 3)
+
+
+def test_runs_of_a_look_are_those_that_ended_with_all_that_is_measured_of_them(tmp_path: Path) -> None:
+    spec, store = ten(rates=[0.1]), Store(tmp_path)
+
+    def leave(run: Run, status: Any = "finished", probes: tuple[str, ...] = ("shift", "statistics", "cost")) -> None:
+        execution = {"probes": {probe: {} for probe in probes}}
+        store.write_record(RunRecord(f"{run}", "cell", status, {"seed": run.seed}, execution))
+
+    def counts() -> list[tuple[int, int]]:
+        return [tuple(one) for one in count_runs(store, names, spec, whole(spec), LOOKS)]  # type: ignore[misc]
+
+    names = [f"{run}" for run in runs_of(spec)]  # two arms of two tuning seeds and ten
+    assert counts() == [(0, 16), (0, 20), (0, 24)]
+    for run in runs_of(spec):
+        leave(run)
+    assert counts() == [(16, 16), (20, 20), (24, 24)]
+    assert [one.complete for one in count_runs(store, names, spec, whole(spec), LOOKS)] == [True] * 3
+    leave(Run("none", 0.1, REPORTED[6]), "failed")
+    leave(Run("none", 0.1, REPORTED[7]), "diverged")
+    leave(Run("batch", 0.1, REPORTED[9]), probes=("shift",))
+    assert counts() == [(16, 16), (19, 20), (22, 24)]
+    leave(Run("none", 0.1, TUNING[0]), "failed")
+    assert counts() == [(15, 16), (18, 20), (21, 24)]
+
+
+def test_looks_are_those_that_a_study_was_started_with() -> None:
+    assert looks_of(frozen_looks([6, 8, 10])) == LOOKS
+    assert looks_of({"looks": [6, 8, 10]}) == LOOKS  # of a folder that says nothing of levels
+    assert looks_of({}) == ()
+    other = looks_of({"looks": [6, 10], "spending": {"alpha": 0.1, "rho": 2.0}})  # whatever the defaults are by now
+    assert [look.alpha for look in other] == pytest.approx([0.1 * 0.36, 0.1 * 0.64])
 
 
 @pytest.mark.parametrize("spending", [True, False])
@@ -229,7 +285,7 @@ def test_a_study_of_arms_that_are_the_same_errs_in_one_of_twenty_over_all_its_lo
     rng, errors = np.random.default_rng(0), 0
     for _ in range(num_studies):
         scores |= {arm: dict(enumerate(rng.standard_normal(20))) for arm in spec.arms}
-        claims, _, stop = judge_rounds(selection, spec, whole(spec), looks)
+        claims, _, stop = judge_rounds(selection, spec, whole(spec), looks, [LookRuns(1, 1)] * len(looks))
         assert stop
         errors += any(claim.outcome in ("supported", "contradicted") for claim in claims)
     assert (errors <= scipy_stats.binom.ppf(0.99, num_studies, 0.05)) == spending, f"{errors} of {num_studies} erred"

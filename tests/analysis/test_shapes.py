@@ -10,6 +10,8 @@ import pytest
 from made_up import CHANCE, NOISE, SEEDS, Ended, Run, judged, numbers, study, two_arms, without
 from scipy import stats as scipy_stats
 
+from bnexp.analysis.measures import Curve
+
 DEPTHS = {"model.depth": [2, 4, 8]}
 TIME = "epochs_to_target@0.5"
 RATIO = {"shape": "ratio", "measure": "epochs_to_target", "direction": "lower", "margin": 1.25}
@@ -153,6 +155,80 @@ def test_difference_of_times_is_undefined_where_one_never_arrived() -> None:
     spec = study(RATIO | {"shape": "difference", "margin": 1.0})
     assert numbers(spec, timed({("batch", 2): 1.5})).values[2] == -2.5
     assert numbers(spec, timed({("batch", 2): math.inf})).undefined == ("seed 2: no value of batch",)
+
+
+# matched, at a target of 0.5
+
+MATCHED = {"shape": "matched", "measure": "val_accuracy"}
+FAST = Curve((1, 2, 3), (0.4, 0.8, 1.0), (0.5, 0.7, 0.9))
+SLOW = Curve((1, 2, 3), (0.2, 0.4, 0.7), (0.3, 0.5, 0.62))
+LOW = Curve((1, 2, 3), (0.2, 0.3, 0.49), (0.2, 0.3, 0.4))  # never reaches the target
+
+
+def curved(ends: dict[tuple[str, int], Curve | str | None]) -> Any:
+    """By arm and seed, the curve of a run that finished, or how it failed; batch is fast and none slow elsewhere."""
+
+    def outcome(run: Run) -> Any:
+        end = ends.get((run.arm, run.seed), FAST if run.arm == "batch" else SLOW)
+        status, curve = (end, None) if isinstance(end, str) else ("finished", end)
+        return status, {"accuracy": 0.95, "accuracy_curve": curve}
+
+    return outcome
+
+
+def test_matched_reads_both_where_they_first_reach_what_both_reach() -> None:
+    found = numbers(study(MATCHED), curved({("batch", 3): SLOW, ("none", 3): FAST, ("none", 4): FAST}))
+    # 0.7 is the slow one's highest, at epoch 2.5: 0.56; the fast one is there at epoch 1.25: 0.55
+    assert found.values == pytest.approx(dict.fromkeys(SEEDS, -0.01) | {3: 0.01, 4: 0.0})
+    assert (found.missing, found.undefined, found.failed) == ((), (), frozenset())
+
+
+def test_matched_scores_a_failed_run_at_chance_and_its_partner_at_its_own_highest() -> None:
+    ends: dict[tuple[str, int], Curve | str | None] = {
+        ("batch", 3): "diverged", ("none", 4): "collapsed", ("batch", 5): "collapsed", ("none", 5): "diverged",
+        ("batch", 6): "diverged", ("none", 6): LOW,
+    }  # fmt: skip
+    found = numbers(study(MATCHED), curved(ends))
+    # the highest of the fast one is at epoch 2.5 too: 0.8; that of the low one, 0.35, needs not reach the target
+    failed = {3: CHANCE - 0.56, 4: 0.8 - CHANCE, 5: 0.0, 6: CHANCE - 0.35}
+    assert found.values == pytest.approx(dict.fromkeys(SEEDS, -0.01) | failed)
+    assert (found.undefined, found.failed, found.hopeless) == ((), {3, 4, 5, 6}, False)
+    assert found.failures is not None
+    assert (found.failures.treatment, found.failures.control) == (3, 2)
+    (claim,) = judged(study(MATCHED), curved({(arm, seed): "diverged" for arm in ("batch", "none") for seed in SEEDS}))
+    assert claim.verdict.outcome == "invalid"
+
+
+def test_matched_healthy_runs_that_share_no_level_have_no_value() -> None:
+    at_target = Curve((1, 2, 3), (0.2, 0.3, 0.5), (0.2, 0.3, 0.4))  # at epoch 2.5: 0.35; the fast one at 0.75: 0.5
+    ends: dict[tuple[str, int], Curve | str | None] = {
+        ("none", 3): LOW, ("batch", 4): LOW, ("none", 5): at_target, ("none", 6): None,
+    }  # fmt: skip
+    for exploratory in (False, True):
+        lacking = without(curved(ends), lambda run: run.arm == "batch" and run.seed == 7)
+        found = numbers(study(MATCHED), lacking, exploratory=exploratory)
+        assert found.values == pytest.approx({2: -0.01, 5: 0.15, 8: -0.01, 9: -0.01})
+        assert found.missing == ("seed 7: no batch",)
+        assert found.undefined == (
+            "seed 6: no value of none", "seed 3: no train accuracy of 50 % in both",
+            "seed 4: no train accuracy of 50 % in both",
+        )  # fmt: skip
+        assert found.undeclared == ()
+    (claim,) = judged(study(MATCHED), curved(ends))
+    assert claim.verdict.outcome == "untested"
+
+
+def test_matched_is_read_at_each_rate_too() -> None:
+    def outcome(run: Run) -> Any:
+        status, columns = curved({})(run)
+        if run.arm == "batch" and run.lr == 0.1:
+            columns["accuracy_curve"] = Curve((1, 2, 3), (0.4, 0.8, 1.0), (0.8 + NOISE.get(run.seed, 0.0), 0.8, 0.8))
+        return status, columns | {"val_accuracy": 0.9 if run.lr == 0.3 else 0.8}
+
+    (claim,) = judged(study(MATCHED), outcome)
+    means = {lr: verdict.effect and verdict.effect.t.mean for lr, verdict in claim.same_lr.items()}
+    # at epoch 1.25, a quarter of the way from the first validation
+    assert means == pytest.approx({0.1: 0.8 - 0.56, 0.3: -0.01, 1.0: -0.01})
 
 
 # level, slope, interaction, worst

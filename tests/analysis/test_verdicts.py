@@ -77,14 +77,14 @@ def test_missing_runs_are_untested_and_give_no_number() -> None:
     verdict = judge(paired(*arms, seeds=SEEDS), HIGHER)
     assert (verdict.outcome, verdict.effect, verdict.needed) == ("untested", None, None)
     assert verdict.incomplete == ("seed 7: no none", "seed 1: no value of none")
-    assert (verdict.reason, verdict.undefined) == ("runs are missing", False)
+    assert verdict.reason == "runs are missing"
     assert judge(Contrast({}), HIGHER).outcome == "untested"
 
 
 def test_a_value_that_is_not_defined_is_untested_and_no_missing_run() -> None:
     scores = dict.fromkeys(SEEDS, 0.5)
     verdict = judge(paired(Arm("batch", scores), Arm("none", scores | {3: math.nan}), seeds=SEEDS), HIGHER)
-    assert (verdict.outcome, verdict.effect, verdict.undefined) == ("untested", None, True)
+    assert (verdict.outcome, verdict.effect) == ("untested", None)
     assert (verdict.reason, verdict.incomplete) == (
         "the runs are there, but the measure has no value for some of them", ("seed 3: no value of none",),
     )  # fmt: skip
@@ -132,7 +132,7 @@ def test_inconclusive_says_how_many_seeds_would_decide_it(mean: float, direction
     num, sd = verdict.needed.num_pairs, float(np.std(8 * NOISE, ddof=1))
     assert num is not None
     draws = np.random.default_rng(0).normal(mean, sd, size=(4000, num))
-    outcomes = decide(weigh(draws, margin=0.01, failed=np.zeros(4000, dtype=bool)), rule, num_pairs=num)
+    outcomes = decide(weigh(draws, rule, failed=np.zeros(4000, dtype=bool)), rule, num_pairs=num)
     assert (outcomes == into).mean() == pytest.approx(0.8, abs=0.03)
 
 
@@ -157,9 +157,9 @@ def test_failed_runs_bring_the_exact_test_in() -> None:
     num = verdict.needed.num_pairs
     assert num is not None
     draws = np.random.default_rng(0).choice(values, size=(1000, num))
-    outcomes = decide(weigh(draws, margin=0.01, failed=np.ones(1000, dtype=bool)), HIGHER, num_pairs=num)
+    outcomes = decide(weigh(draws, HIGHER, failed=np.ones(1000, dtype=bool)), HIGHER, num_pairs=num)
     assert (outcomes == "supported").mean() > 0.75
-    fewer = decide(weigh(draws[:, :7], margin=0.01, failed=np.ones(1000, dtype=bool)), HIGHER, num_pairs=7)
+    fewer = decide(weigh(draws[:, :7], HIGHER, failed=np.ones(1000, dtype=bool)), HIGHER, num_pairs=7)
     assert (fewer == "supported").mean() < 0.6
 
 
@@ -190,7 +190,7 @@ def test_six_equal_zeros_are_no_surer_than_six_signs_can_be() -> None:
 
 
 def test_readings_that_differ_in_sign_show_no_difference() -> None:
-    readings = [weigh(sign * (0.03 + NOISE)[None], margin=0.01, failed=np.array([False])) for sign in (1.0, 1.1, -1.2)]
+    readings = [weigh(sign * (0.03 + NOISE)[None], HIGHER, failed=np.array([False])) for sign in (1.0, 1.1, -1.2)]
     assert all(reading.difference[0] < 0.001 for reading in readings)
     assert weakest(readings).difference[0] == 1.0
     agreeing = weakest(readings[:2])
@@ -264,7 +264,7 @@ def test_simulations_and_verdicts_are_judged_by_the_same_lines() -> None:
     rows = rng.normal(0.01, 0.015, size=(40, 8))
     failed = rng.random((40, 8)) < 0.05
     rows[failed] += 0.8
-    many = decide(weigh(rows, margin=0.01, failed=failed.any(axis=1), only_below=0.05), HIGHER, num_pairs=8)
+    many = decide(weigh(rows, HIGHER, failed=failed.any(axis=1), only_below=0.05), HIGHER, num_pairs=8)
     one_by_one = [
         judge(Contrast(dict(enumerate(row)), failed=frozenset(np.flatnonzero(flags).tolist())), HIGHER).outcome
         for row, flags in zip(rows.tolist(), failed, strict=True)

@@ -19,8 +19,6 @@ from bnexp.analysis.contrasts import (
     paired,
     ratio,
     slope,
-    steps,
-    trend,
 )
 from bnexp.errors import StoreError
 
@@ -128,41 +126,20 @@ def test_minus_constant_moves_the_numbers_alone() -> None:
     assert (moved.failed, moved.undefined) == (part.failed, part.undefined)
 
 
-@pytest.mark.parametrize(("per", "base"), [("decade", 10), ("octave", 2)])
-def test_slope_is_that_of_least_squares(per: str, base: int) -> None:
+def test_slope_is_that_of_least_squares_per_doubling() -> None:
     factors = [200.0, 1000.0, 50_000.0, 3000.0]
     rows = np.random.default_rng(0).normal(size=(4, 5))
-    result = slope({factor: contrast(*row) for factor, row in zip(factors, rows, strict=True)}, per=per)
+    result = slope({factor: contrast(*row) for factor, row in zip(factors, rows, strict=True)})
     for seed in range(5):
-        expected = scipy_stats.linregress(np.log(factors) / np.log(base), rows[:, seed]).slope
+        expected = scipy_stats.linregress(np.log2(factors), rows[:, seed]).slope
         assert result.values[seed] == pytest.approx(expected)
 
 
 def test_slope_refuses_levels_without_a_logarithm() -> None:
     with pytest.raises(ValueError, match="above 0"):
         slope({0.0: contrast(1.0), 1.0: contrast(2.0)})
-    with pytest.raises(ValueError, match="decade"):
-        slope({1.0: contrast(1.0), 2.0: contrast(2.0)}, per="year")
-
-
-def test_trend_is_pages_test_on_another_scale() -> None:
-    rows = np.random.default_rng(0).normal(size=(7, 5)) + 0.4 * np.arange(5)
-    result = trend([contrast(*column) for column in rows.T])
-    k = rows.shape[1]
-    from_mean = len(rows) * (np.mean(list(result.values.values())) * (k**3 - k) / 12 + k * (k + 1) ** 2 / 4)
-    assert from_mean == pytest.approx(scipy_stats.page_trend_test(rows).statistic)
-    for seed, row in enumerate(rows):
-        assert result.values[seed] == pytest.approx(scipy_stats.spearmanr(row, np.arange(k)).statistic)
-
-
-def test_trend_of_ties_is_none() -> None:
-    assert trend([contrast(0.5), contrast(0.5), contrast(0.5)]).values == {0: 0.0}
-
-
-def test_steps_show_the_fall_that_a_trend_hides() -> None:
-    levels = [contrast(0.1), contrast(0.9), contrast(0.7), contrast(1.0)]
-    assert trend(levels).values[0] > 0
-    assert [step.values[0] for step in steps(levels)] == pytest.approx([0.8, -0.2, 0.3])
+    with pytest.raises(ValueError, match="two levels"):
+        slope({1.0: contrast(1.0)})
 
 
 def test_epochs_ratio_without_censoring_is_a_log_ratio() -> None:

@@ -9,6 +9,7 @@ from statsmodels.stats.power import TTestPower
 
 from bnexp.analysis.contrasts import Contrast
 from bnexp.analysis.power import (
+    Test,
     pilot_sd,
     power_from_pilot,
     power_of_difference,
@@ -54,24 +55,22 @@ def test_under_six_pairs_there_is_no_power() -> None:
     assert power_from_pilot("supported", Rule("higher", 1), 5, **pilot) == 0  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("decision", "effect"), [("supported", 1.1), ("contradicted", -0.9), ("negligible", 0.1)])
+@pytest.mark.parametrize(("test", "effect"), [("difference", 1.1), ("difference", -0.9), ("equivalence", 0.1)])
 @pytest.mark.parametrize("family_size", [1, 6])
-def test_seeds_needed_is_the_first_number_with_the_power(decision: str, effect: float, family_size: int) -> None:
+def test_seeds_needed_is_the_first_number_with_the_power(test: Test, effect: float, family_size: int) -> None:
     about = {"sd": 1.0, "effect": effect, "margin": 0.5, "family_size": family_size}
-    num = seeds_needed(decision, **about)  # type: ignore[arg-type]
+    num = seeds_needed(test, **about)  # type: ignore[arg-type]
     assert num is not None
-    chance = power_of_equivalence if decision == "negligible" else power_of_difference
+    chance = power_of_equivalence if test == "equivalence" else power_of_difference
     assert chance(num - 1, **about) < 0.8 <= chance(num, **about)  # type: ignore[arg-type]
 
 
 def test_seeds_needed_knows_its_limits() -> None:
-    assert seeds_needed("supported", sd=0.0, effect=1, margin=0.5) == 6
-    assert seeds_needed("supported", sd=1, effect=0.4, margin=0.5) is None
-    assert seeds_needed("negligible", sd=1, effect=0.5, margin=0.5) is None
-    with pytest.raises(ValueError, match="inconclusive"):
-        seeds_needed("inconclusive", sd=1, effect=1, margin=1)
+    assert seeds_needed("difference", sd=0.0, effect=1, margin=0.5) == 6
+    assert seeds_needed("difference", sd=1, effect=0.4, margin=0.5) is None
+    assert seeds_needed("equivalence", sd=1, effect=0.5, margin=0.5) is None
     with pytest.raises(ValueError, match="power"):
-        seeds_needed("supported", sd=1, effect=1, margin=1, power=0.3)
+        seeds_needed("difference", sd=1, effect=1, margin=1, power=0.3)
 
 
 def test_power_from_a_normal_pilot_is_the_computed_one() -> None:
@@ -113,7 +112,9 @@ def test_a_study_stops_when_all_is_decided_or_at_the_last_look() -> None:
     assert not should_stop(first, half)
     assert should_stop(last, half)
     assert should_stop(first, {"a": verdict("negligible"), "b": verdict("invalid")})
-    assert not should_stop(last, {"a": verdict("supported"), "b": verdict("untested")})
+    # all its runs were there, so what has no value will have none
+    assert should_stop(first, {"a": verdict("supported"), "b": verdict("untested")})
+    assert not should_stop(first, {"a": verdict("inconclusive"), "b": verdict("untested")})
 
 
 def test_the_first_decision_stands() -> None:

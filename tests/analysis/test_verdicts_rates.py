@@ -112,7 +112,7 @@ def test_a_family_errs_no_more_often_than_one_comparison(corrected: bool) -> Non
     rng = np.random.default_rng(0)
     control, arms = rng.standard_normal((NUM_STUDIES, 10)), rng.standard_normal((4, NUM_STUDIES, 10))
     rule, healthy = Rule("higher", 0.01), np.zeros(NUM_STUDIES, dtype=bool)
-    evidence = [weigh(arm - control, margin=rule.margin, failed=healthy) for arm in arms]
+    evidence = [weigh(arm - control, rule, failed=healthy) for arm in arms]
     p_values = np.stack([part.difference for part in evidence])
     if corrected:
         p_values = np.array([holm(column) for column in p_values.T.tolist()]).T
@@ -131,8 +131,9 @@ def test_looking_again_and_again_errs_no_more_often_than_once(world: str, spendi
     for look in plan_looks([6, 8, 10, 12, 16, 20]):
         alpha = look.alpha if spending else 0.05
         part = differences[:, : look.num_pairs]
-        evidence = weigh(part, margin=1e-4, failed=failed[:, : look.num_pairs].any(axis=1), only_below=alpha)
-        outcomes = decide(evidence, Rule("higher", 1e-4, alpha=alpha), num_pairs=look.num_pairs)
+        rule = Rule("higher", 1e-4, alpha=alpha)
+        evidence = weigh(part, rule, failed=failed[:, : look.num_pairs].any(axis=1), only_below=alpha)
+        outcomes = decide(evidence, rule, num_pairs=look.num_pairs)
         ever |= np.isin(outcomes, ["supported", "contradicted"])
     if spending:
         assert ever.mean() <= BOUND

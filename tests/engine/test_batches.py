@@ -149,7 +149,16 @@ def test_step_probe_can_be_added_to_a_stacked_run(tmp_path: Path) -> None:
 
 
 def test_sweep_in_stacks_finishes_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["train", "-m", *SMALL, "epochs=1", "norm=none,batch", "seed=0,1,2", "exec.executor=stacked", f"results={tmp_path}"]
+    argv = [
+        "train",
+        "-m",
+        *SMALL,
+        "epochs=1",
+        "norm=none,batch",
+        "seed=0,1,2",
+        "exec.executor=stacked",
+        f"results={tmp_path}",
+    ]
     assert main(argv) == 0
     assert {record.exec["stack"] for record in Store(tmp_path).records(None)} <= {2, 3}
     capsys.readouterr()

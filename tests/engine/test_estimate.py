@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bnexp.errors import RunError
 from bnexp.plan import estimate_seconds
 from bnexp.planned import make_plan
 from bnexp.runner import train
+from tests.small_studies import tier, write_study
 
 # digits: 128 training, 30 validation and 360 test images; 4 steps an epoch
 TINY = ("data.train_limit=128", "data.val_fraction=0.02", "batch_size=32", "epochs=3", "model.width=4",
@@ -136,9 +138,9 @@ def test_a_network_without_norms_is_evaluated_once_for_the_statistics(tmp_path: 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_pace_is_that_of_the_training_itself(tmp_path: Path, width: int) -> None:
-    plan = planned(tmp_path, "-m", f"seed=range({width})", "epochs=40", "norm=batch")
+    plan = planned(tmp_path, "-m", f"seed=range({width})")
     plan.worker.start()
-    config = plan.runs[0].config
+    config = replace(plan.runs[0].config, epochs=40)
     data = plan.worker.data(config.data)
     pace = time_pace([run.config for run in plan.runs], plan.worker, data)
     outcome = train_run(config, data, plan.worker.device)
@@ -157,6 +159,8 @@ def test_the_plan_says_what_its_minutes_are_of(
     assert "1 at a time (training, evaluation, probe gradients; without probe cost, robustness), at most" in told
     assert main(["plan", "--json", *argv]) == 0
     assert set(json.loads(capsys.readouterr().out)["not_in_minutes"]) == {"cost", "robustness"}
-    assert main(["plan", "-m", f"results={tmp_path}", "study=placement", "stop=decided", "exec.executor=stacked"]) == 0
+    write_study(tmp_path, "mine", tiers={"small": tier(probes=["statistics"])})
+    asked = ["--config-dir", str(tmp_path), "-m", f"results={tmp_path}", "study=mine", "stop=decided"]
+    assert main(["plan", *asked, "exec.executor=stacked"]) == 0
     told = capsys.readouterr().out
     assert "stacks of runs at a time (training, evaluation, probe statistics; fewer where seeds are left out" in told

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bnexp.report import ReportResult
 from bnexp.report.audit import make_audit
 from bnexp.report.audit_data import Entry, ReadOnce, collect
 from bnexp.report.audit_words import gates, label, meaning, primary_effect, verdict_word
+from bnexp.report.words import at_ladder_ends
 from bnexp.store import Store
 from bnexp.study import StudySpec, study_from_dict
 
@@ -161,6 +163,76 @@ def test_what_a_verdict_means_for_which_text(studies: Store) -> None:
         "relu: survives at all 2 equal rates", "tanh: survives at all 2 equal rates"
     ]  # fmt: skip
     assert (label("004_xyz"), label("paper")) == ("S4", "paper")
+
+
+def test_a_loss_contradicts_a_claim_that_nothing_is_lost(own: Store) -> None:
+    claim = {"treatment": "batch", "control": "no norm", "shape": "difference", "direction": "not lower"}
+    harmless = study("harmless", 4, "batch", comparisons=[claim])
+    start(own, harmless)
+    (row,) = (entry for entry in collect(own, DECLARED | {"harmless": harmless}).entries if entry.key == "harmless")
+    assert meaning(row) == [
+        "In 1 of 2 strata (relu) the claim holds, as S0 says, and not the opposite, as S3 says.",
+        "In 1 of 2 strata (tanh) it is lower by an amount that matters: this speaks against S0 and for S3.",
+    ]
+
+
+def test_a_poor_init_is_read_beside_the_verdict_and_is_none(own: Store) -> None:
+    axes = {"model.init": ["he", "default"], "lr": [0.03, 0.3], "seed": list(range(8))}
+    tiers = {"small": {"fixed": {}, "axes": axes, "margin": 0.01}}
+    inits = study("inits", 4, "batch", strata=["model.init"], tiers=tiers)
+    effects = {"he": 0.03, "default": -0.03}
+    arms = {arm: grid(f"norm={ARMS[arm]['norm']}", "model.init=he,default", *RUNS[1:]) for arm in ("no norm", "batch")}
+    for arm, configs in arms.items():
+        for config in configs:
+            gain = effects[config.model.init] if arm == "batch" else 0.0
+            own_noise = np.random.default_rng([config.seed, len(arm)]).normal()
+            write_run(own, config, "finished", 0.9 + gain + 0.02 * (config.lr == 0.3) + 0.002 * own_noise)
+    freeze(own, "inits", inits, arms)
+    result = make_audit(own, declared={"inits": inits})
+    (row,) = [row for row in table_of(result).to_dict("records") if row["study"] == "inits"]
+    assert (row["verdict"], row["primary"]) == ("supported", "supported")
+    assert row["otherwise"] == "he: survives at all 2 equal rates; flips to contradicted with init default"
+    assert row["effect"].startswith("he: +3")
+    assert "default" not in row["effect"]
+    assert "1 supported" in result.table
+    verdicts = table_of(result, "verdicts").set_index("study").loc["inits"]
+    assert verdicts[["stratum", "verdict"]].to_numpy().tolist() == [
+        ["he", "supported"], ["default", "reading: contradicted"]
+    ]  # fmt: skip
+    assert verdicts["mean"].tolist() == pytest.approx([0.03, -0.03], abs=0.004)
+    flips = table_of(result, "flips").set_index("study").loc["inits"]
+    assert flips[["stratum", "kind", "value", "read", "answer"]].astype(str).to_numpy().tolist() == [
+        ["he", "learning rate", "0.03", "supported", "survives"],
+        ["he", "learning rate", "0.3", "supported", "survives"],
+        ["he", "init", "default", "contradicted", "flips"],
+        ["default", "learning rate", "0.03", "contradicted", "flips"],
+        ["default", "learning rate", "0.3", "contradicted", "flips"],
+    ]
+    html = result.html.read_text()
+    assert "a reading and no verdict, under which the verdict flips." in html
+
+
+def test_a_best_rate_at_an_end_of_its_ladder_is_said(studies: Store, audit: ReportResult) -> None:
+    rates = ["no norm (relu) at 0.3", "no norm (tanh) at 0.3", "batch (relu) at 0.3", "batch (tanh) at 0.3"]
+    told = table_of(audit).loc[0, "at_ladder_ends"].split("; ")
+    assert sorted(told) == sorted(rates)
+    html = audit.html.read_text()
+    words = f"Best rate at an end of its ladder: {'; '.join(told[:3])} and 1 more; a better one may lie beyond."
+    section = html.partition('id="batches"')[2].partition("</section>")[0]
+    assert section.count(words) == 1
+    assert section.count("0.3 (end of the ladder)") == 4
+    entry = rows_of(studies)["batches"]
+    assert entry.judged is not None
+    selection, (claim,) = entry.judged.selection, entry.spec.comparisons
+    for other in (replace(claim, over="lr", shape="reach"), replace(claim, shape="search"),
+                  replace(claim, role="context")):  # fmt: skip
+        assert at_ladder_ends(selection, replace(entry.spec, comparisons=(other,))) == []
+    alone = replace(claim, control="batch")
+    assert len(at_ladder_ends(selection, replace(entry.spec, comparisons=(alone,)))) == 2
+    middle = replace(selection, runs=selection.runs.replace({"lr": {0.03: 1.0}}))
+    assert len(at_ladder_ends(middle, None)) == 4  # the smallest is an end too
+    both = pd.concat([selection.runs, middle.runs])
+    assert at_ladder_ends(replace(selection, runs=both), None) == []
 
 
 def test_the_summary_names_every_study_and_its_verdict(audit: ReportResult) -> None:
@@ -317,8 +389,6 @@ def test_many_strata_show_a_range_and_never_a_pool(studies: Store) -> None:
 
 
 def _with(entry: Entry, claims: list[Any]) -> Any:
-    from dataclasses import replace
-
     assert entry.judged is not None
     return replace(entry.judged, claims=claims)
 

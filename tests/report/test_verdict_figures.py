@@ -17,7 +17,7 @@ from bnexp.analysis.verdicts import Verdict, judge
 from bnexp.comparison import Comparison
 from bnexp.report import evaluate
 from bnexp.report.flip_figure import draw_flip_map, inits_together
-from bnexp.report.style import RC
+from bnexp.report.style import GREY, RC
 from bnexp.report.verdict_figure import MOST_ROWS, draw_verdicts, panels_of
 from bnexp.store import Store
 
@@ -72,7 +72,7 @@ def test_each_row_has_its_seeds_its_interval_its_outcome_and_its_numbers(selecti
 
 
 def test_the_margin_and_the_claimed_side_lie_behind_each_row(selection: Selection) -> None:
-    for direction, side in (("higher", (1, None)), ("lower", (None, -1)), ("same", (-1, 1))):
+    for direction, side in (("higher", (1, None)), ("lower", (None, -1)), ("same", (-1, 1)), ("not lower", (-1, None))):
         made = replace(PLAIN, direction=direction)  # type: ignore[arg-type]
         figure, _ = drawn(draw_verdicts([claim(made, "relu", 0.03)], selection))
         (axis,) = figure.axes
@@ -81,6 +81,8 @@ def test_the_margin_and_the_claimed_side_lie_behind_each_row(selection: Selectio
         low, high = axis.get_xlim()
         expected = (low if side[0] is None else side[0], high if side[1] is None else side[1])
         assert (claimed.min(), claimed.max()) == pytest.approx(expected)
+        explained = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ("too small to matter" in explained) == (direction in ("higher", "lower"))
 
 
 def test_what_is_untested_has_words_and_no_mark(selection: Selection) -> None:
@@ -179,3 +181,28 @@ def test_strata_that_differ_in_the_init_alone_stand_side_by_side(selection: Sele
     found = [(row.comparison.margin, row.stratum) for row in inits_together(claims, made)]
     together = ["he, cnn", "default, cnn", "he, mlp", "default, mlp"]
     assert found == [(margin, name) for margin in (0.01, 0.02) for name in together]
+
+
+def test_another_init_is_a_grey_row_that_frames_what_it_flips(selection: Selection) -> None:
+    own = claim(PLAIN, "he", 0.03)
+    poor = replace(claim(PLAIN, "default", -0.03, readings=READ), reading_of=own.verdict)
+    told = replace(own, readings={Reading("init", "default"): poor.verdict}, other_inits=(poor,))
+    figure, caption = drawn(draw_flip_map([told], selection))
+    (axis,) = figure.axes
+    assert "A row in grey has an init that makes the arm without a norm a strawman" in caption
+    labels = {text.get_text().strip(): text for text in axis.get_yticklabels()}
+    assert list(labels) == ["after − before, test accuracy", "he", "default: strawman, no verdict"]
+    assert [text.get_color() == GREY for text in labels.values()] == [False, False, True]
+    # the verdict; then its reading with the other init, and what that is at each rate: 0.03 survives, 0.3 flips
+    assert [patch.get_linewidth() > 2 for patch in axis.patches] == [False, True, False, True]
+    assert "flips the verdict" in [text.get_text() for text in figure.legends[0].get_texts()]
+    alone = replace(told, other_inits=(replace(poor, readings={}),))
+    assert draw_flip_map([alone], selection) is None
+    figure, caption = drawn(draw_verdicts([alone], selection))
+    (axis,) = figure.axes
+    assert [(text.get_text(), text.get_color() == GREY) for text in axis.get_yticklabels()] == [
+        ("default", True), ("he", False),
+    ]  # fmt: skip
+    assert [text for text in words(axis) if "pairs" not in text] == ["reading: contradicted", "supported"]
+    assert "A row in grey" in caption
+    assert "A row in grey" not in drawn(draw_verdicts([own], selection))[1]

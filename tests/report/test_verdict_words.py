@@ -20,7 +20,13 @@ from bnexp.analysis.verdicts import Verdict, judge
 from bnexp.errors import ConfigError, StoreError
 from bnexp.report import evaluate, make_report, summarize
 from bnexp.report.printing import plain_text
-from bnexp.report.verdict_words import flips_table, survival_words, verdict_sentence, verdicts_table
+from bnexp.report.verdict_words import (
+    flips_table,
+    survival_words,
+    verdict_sentence,
+    verdict_sentences,
+    verdicts_table,
+)
 from bnexp.store import Store
 from bnexp.study import Comparison, Direction
 
@@ -62,6 +68,10 @@ def verdict_on(mean: float, spread: float = 1.0, direction: Direction = "higher"
         (0.0, 1, "higher", "negligible", "the two one-sided tests place the mean inside the margin"),
         (0.0, 1, "same", "supported", "the two one-sided tests place the mean inside the margin"),
         (0.0, 9, "higher", "inconclusive", "the interval includes 0 and reaches beyond the margin"),
+        (0.03, 1, "not lower", "supported", "the one-sided test rules out a mean that is lower by the margin or more"),
+        (-0.03, 1, "not lower", "contradicted", "the interval excludes 0 and the mean is lower by the margin or more"),
+        (-0.009, 1, "not lower", "inconclusive", "there is a difference, but whether it reaches the margin is open"),
+        (0.0, 9, "not lower", "inconclusive", "the interval includes 0 and reaches beyond the margin"),
     ],
 )
 def test_sentence_and_row_quote_the_numbers_that_were_judged(
@@ -126,12 +136,25 @@ def test_untested_and_invalid_quote_no_number(selection: Selection, outcome: str
         (0.02, "lower", "lower by at least 2 points"),
         (0.003, "higher", "higher by at least 0.3 points"),
         (0.01, "same", "no difference beyond 1 point"),
+        (0.01, "not lower", "not lower by 1 point or more"),
     ],
 )
 def test_what_is_claimed_in_words(selection: Selection, margin: float, direction: Direction, claimed: str) -> None:
     table = verdicts_table([claim(verdict_on(0.0), margin=margin, direction=direction)], selection)
     assert table.shown["compared"].tolist() == ["after − before, test accuracy"]
     assert table.shown["claimed"].tolist() == [claimed]
+
+
+# by scipy.stats.ttest_1samp against −0.01, alternative greater, and against 0, two-sided
+@pytest.mark.parametrize(
+    ("mean", "spread", "outcome", "p"), [(0.001, 4, "supported", "0.018"), (-0.03, 10, "contradicted", "0.027")]
+)
+def test_the_p_of_not_lower_is_its_own_unless_it_is_contradicted(
+    selection: Selection, mean: float, spread: float, outcome: str, p: str
+) -> None:
+    told = claim(verdict_on(mean, spread, "not lower"), direction="not lower")
+    (row,) = verdicts_table([told], selection).shown.to_dict("records")
+    assert (row["verdict"], row["p (Holm)"]) == (outcome, p)
 
 
 @pytest.mark.parametrize(("log", "shown"), [(0.5, "×3.16"), (2.5, "×316"), (math.log10(1 / 3), "×0.33")])
@@ -221,6 +244,32 @@ def test_the_flips_table_has_a_number_for_each_reading_and_a_row_for_each_verdic
     assert [first[column] for column in columns] == ["supported", "supported", "contradicted", "supported"]
     assert [second[column] for column in columns] == ["negligible", "", "", ""]
     assert flips_table([claim(verdict_on(0.03))], selection) is None
+
+
+def test_another_init_is_a_row_that_is_no_verdict(selection: Selection) -> None:
+    own, other = verdict_on(0.03), verdict_on(0.0)
+    read = replace(claim(other, readings={at(0.3): own, at(0.03): other}), stratum="relu, default", reading_of=own)
+    told = replace(claim(own, readings={Reading("init", "default"): other}), other_inits=(read,))
+    assert survival_words(told) == "flips to negligible with init default"
+    assert survival_words(read) == "survives at 1 of 2 equal rates, flips to negligible at 0.03"  # the verdict does
+    for mean, spread, words in ((0.04, 1, "survives"), (0.01, 9, "open")):
+        alike = replace(told, readings={Reading("init", "default"): verdict_on(mean, spread)})
+        assert survival_words(alike) == f"{words} with init default"
+    table = verdicts_table([told], selection)
+    assert table.exact[["stratum", "verdict"]].to_numpy().tolist() == [
+        ["relu", "supported"], ["relu, default", "reading: negligible"],
+    ]  # fmt: skip
+    flips = flips_table([told], selection)
+    assert flips is not None
+    assert flips.exact[["stratum", "kind", "read", "answer"]].to_numpy().tolist() == [
+        ["relu", "init", "negligible", "flips"], ["relu, default", "learning rate", "supported", "survives"],
+        ["relu, default", "learning rate", "negligible", "flips"],
+    ]  # fmt: skip
+    first, second = verdict_sentences([told], selection)
+    assert first.startswith("relu: supported. ")
+    assert "strawman" not in first
+    assert second.startswith("relu, default: reading: negligible. ")
+    assert "a strawman: a reading and no verdict, under which the verdict flips." in second
 
 
 def test_a_level_and_a_slope_over_arms_count_seeds_and_not_pairs(selection: Selection) -> None:

@@ -1,0 +1,92 @@
+"""The baseline gate: where a comparison is no fair one, and where it only reads a fair one otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from bnexp.analysis.select import Selection
+from bnexp.comparison import Comparison
+from bnexp.study import INIT, POOR_INITS
+
+TIMES = ("seconds_to_target", "images_per_second", "train_seconds")
+Key = tuple[Comparison, str]  # a comparison, and the stratum without what it goes over
+
+
+def gate_of(selection: Selection, comparison: Comparison, group: str) -> str:
+    """Why this is no fair comparison, in a phrase; empty where it is one.
+
+    The arm without a norm must start from initial values that suit its layers. That its search was as wide as the
+    others' is checked where it is judged: a rate that it lacks leaves it untested. And times are compared of runs that
+    were timed alike alone.
+    """
+    return untimed(selection, comparison, group) or strawman(selection, comparison, group)
+
+
+def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
+    """Says so where times are compared of runs that were not timed alike."""
+    if comparison.measure not in TIMES:
+        return ""
+    reported, strata = selection.reporting(), selection.groups(comparison.over).get(group, [])
+    here = reported[reported["arm"].isin(comparison.arms) & reported["stratum"].isin(strata)]
+    ways = sorted(here["timed"].unique())
+    return f"its runs were not timed alike: {' and '.join(ways)}" if len(ways) > 1 else ""
+
+
+def strawman(selection: Selection, comparison: Comparison, group: str) -> str:
+    """Says so where an arm without a norm starts from a poor init, unless the inits are what is compared."""
+    if comparison.over == INIT:
+        return ""
+    strata, runs = selection.groups(comparison.over).get(group, []), selection.runs
+    for arm in bare_arms(selection, comparison):
+        here = runs[(runs["arm"] == arm) & runs["stratum"].isin(strata)]
+        # what has not run yet starts as its stratum says
+        inits = {str(init) for init in here[INIT]} | {str(selection.places[name].get(INIT)) for name in strata}
+        poor = sorted(inits & set(POOR_INITS))
+        if poor:
+            return f"{arm} starts from the init {poor[0]}, which does not suit a network without a norm"
+    return ""
+
+
+def bare_arms(selection: Selection, comparison: Comparison) -> list[str]:
+    """The arms of a comparison that have no norm."""
+    bare = set(selection.runs.loc[selection.runs["norm.kind"] == "none", "arm"])
+    return [arm for arm in comparison.arms if arm in bare]
+
+
+def init_readings(
+    selection: Selection, keys: Sequence[Key], declared_inits: Collection[object] = ()
+) -> dict[Key, Key | None]:
+    """What is judged from a poor init -> the same judged from one that suits, of which it is but a reading.
+
+    The two differ in the init alone, and He's comes first. None: nothing has run from any declared init that suits.
+    What has no such counterpart is not in it, and is invalid by its gate.
+    """
+    unfair = {key for key in keys if strawman(selection, *key)}
+    fair: dict[tuple[object, ...], list[Key]] = {}
+    for key in keys:
+        if key not in unfair:
+            fair.setdefault(_but_for_init(selection, key), []).append(key)
+    found: dict[Key, Key | None] = {}
+    for key in keys:
+        hosts = fair.get(_but_for_init(selection, key), [])
+        if key in unfair and hosts:
+            found[key] = min(hosts, key=lambda host: init_of(selection, host) != "he")
+        elif key in unfair and set(declared_inits) - set(POOR_INITS):
+            found[key] = None
+    return found
+
+
+def init_of(selection: Selection, key: Key) -> str:
+    """The init of a stratum; empty where inits are no strata."""
+    return str(_place(selection, key).get(INIT, ""))
+
+
+def _but_for_init(selection: Selection, key: Key) -> tuple[object, ...]:
+    place = _place(selection, key)
+    return (key[0], *sorted((name, str(value)) for name, value in place.items() if name not in (key[0].over, INIT)))
+
+
+def _place(selection: Selection, key: Key) -> dict[str, object]:
+    comparison, group = key
+    strata = selection.groups(comparison.over).get(group, [])
+    return selection.places.get(strata[0], {}) if strata else {}
