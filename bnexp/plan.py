@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from bnexp.engine.batches import Batch
 from bnexp.engine.estimate import COUNTED_PROBES, Estimator
 from bnexp.frozen import check_studies
 from bnexp.identity import cell_id, run_id
@@ -23,7 +24,8 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     """Print the runs, their states and an estimate of their time from every shape that is still to run."""
     plan = make_plan(request)
     frozen = check_studies(plan, request)
-    seconds = estimate_seconds(plan, request.exec.executor)
+    batches, reason = plan.batches(plan.todo, executor=request.exec.executor)
+    seconds = estimate_seconds(plan, batches)
     timed, left_out = _estimated(plan, request)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     cells = {cell_id(run.config) for run in plan.runs}
@@ -54,7 +56,10 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     for line in part_lines(plan, request):
         print(line)
     _print_runs(plan)
-    at_once = f"{plan.slots} {'stacks of runs ' * (request.exec.executor == 'stacked')}at a time"
+    if reason:
+        print(reason)
+    stacks = any(len(batch) > 1 for batch in batches)
+    at_once = f"{plan.slots} {'stacks of runs ' * stacks}at a time"
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {at_once} ({timed}), "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
     for row in power:
@@ -116,13 +121,13 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def estimate_seconds(plan: Plan, executor: str) -> float:
-    """Wall seconds of what is not done, as this executor does it: of probes, those of `COUNTED_PROBES` are in it."""
+def estimate_seconds(plan: Plan, batches: Sequence[Batch]) -> float:
+    """Wall seconds of what is not done, in these batches: of probes, those of `COUNTED_PROBES` are in it."""
     plan.worker.start()
     estimator = Estimator(plan.worker)
     runs = {run.run_id: run for run in plan.todo}
     free_at = [0.0] * plan.slots  # a batch is taken by the worker that is free first
-    for batch in plan.batches(plan.todo, executor=executor):
+    for batch in batches:
         to_train = [job for job in batch if runs[run_id(job.config)].state != "measure"]
         seconds = estimator.of_training(to_train) if to_train else 0.0
         for job in batch:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
+from bnexp.engine.choosing import Choice, choose_batches
 from bnexp.engine.device import resolve_device, resolve_precision
 from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
 from bnexp.errors import ConfigError
@@ -77,13 +78,15 @@ class Plan:
         """Grid points that are the same run as an earlier one."""
         return self.num_composed - len(self.runs)
 
-    def batches(self, runs: Sequence[PlannedRun], *, executor: str) -> list[tuple[Job, ...]]:
-        """These runs as an executor takes them: each alone or, where it is `stacked`, those that can side by side."""
+    def batches(self, runs: Sequence[PlannedRun], *, executor: str) -> Choice:
+        """These runs as an executor takes them: each alone, or those that can side by side."""
         jobs = [Job(run.config, run.probes) for run in runs]
-        if executor != "stacked":
-            return [(job,) for job in jobs]
         sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
-        return batched(jobs, slots=self.slots, image_sizes=sizes)
+        if executor == "stacked":
+            return Choice(batched(jobs, slots=self.slots, image_sizes=sizes), "")
+        if executor == "auto":
+            return choose_batches(jobs, self.worker, slots=self.slots, image_sizes=sizes)
+        return Choice([(job,) for job in jobs], "")
 
     def count(self, state: State) -> int:
         return sum(run.state == state for run in self.runs)

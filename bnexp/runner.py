@@ -80,7 +80,9 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
             count = f"[{len(records):>{len(str(len(runs)))}}/{len(runs)}] " if len(runs) > 1 else ""
             bar.write(f"{count}{name}  {described(planned[name], plan)}  {ending(record)}".replace("    ", "  "))
 
-        batches = plan.batches(runs, executor=executor)
+        batches, reason = plan.batches(runs, executor=executor)
+        if reason:
+            bar.write(reason)
         if executor in ("process", "stacked") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
             execute_processes(batches, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import multiprocessing as mp
 import os
 import resource
 import sys
@@ -21,6 +20,7 @@ from bnexp.bench.sizes import NUM_CLASSES, Size
 from bnexp.config import RunConfig
 from bnexp.engine.build import HostData, build_network, to_device
 from bnexp.engine.loop import Row, train_run
+from bnexp.engine.process import process_context
 from bnexp.engine.stacked import train_stack
 
 WARMUP_STEPS = 10
@@ -144,8 +144,7 @@ Task = tuple[Callable[..., float], tuple[Any, ...]]
 
 def in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:
     """Run the tasks at once, each in a process of its own; what each returns, and its most memory in bytes."""
-    fork = device.type == "cpu" and sys.platform == "linux"
-    context: Any = mp.get_context("fork" if fork else "spawn")
+    context = process_context(device)
     started = []
     for task in tasks:
         here, there = context.Pipe(duplex=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 from bnexp.config import RunConfig
 from bnexp.engine.execute import Job
@@ -12,18 +12,23 @@ MOST_RUNS = 32
 # values in the largest activation of a stack: beyond, it no longer fits the caches and runs alone are as fast
 MOST_VALUES = 2**19
 
+Batch = tuple[Job, ...]
 
-def batched(jobs: Sequence[Job], *, slots: int, image_sizes: Sequence[int]) -> list[tuple[Job, ...]]:
+
+def batched(
+    jobs: Sequence[Job], *, slots: int, image_sizes: Sequence[int], alone: Collection[Hashable] = ()
+) -> list[Batch]:
     """The jobs in batches of runs that can be trained side by side, in order of the first of each; most are alone.
 
     Args:
         slots: batches in hand at once: a group is parted among them.
         image_sizes: of each job.
+        alone: `stack_key` of runs that are not to be.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, job in enumerate(jobs):
         key = stack_key(job.config, job.probes)
-        groups.setdefault(("alone", index) if key is None else key, []).append(index)
+        groups.setdefault(("alone", index) if key is None or key in alone else key, []).append(index)
     batches: list[list[int]] = []
     for group in groups.values():
         most = stack_width(jobs[group[0]].config, image_sizes[group[0]])

@@ -84,13 +84,19 @@ def execute_processes(
             slot.process.join()
 
 
+def process_context(device: torch.device) -> Any:
+    """How worker processes are started.
+
+    A fork before torch's first operation costs 0.03 s where a fresh interpreter costs seconds; CUDA forbids it.
+    """
+    return mp.get_context("fork" if device.type == "cpu" and sys.platform == "linux" else "spawn")
+
+
 def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
-    # a fork before torch's first operation costs 0.03 s where a fresh interpreter costs seconds; CUDA forbids it
-    fork = worker.device.type == "cpu" and sys.platform == "linux"
-    context: Any = mp.get_context("fork" if fork else "spawn")
+    context = process_context(worker.device)
     if worker.device.type == "cuda":
         worker = replace(worker, device=torch.device("cuda", index % torch.cuda.device_count()))
-    if not fork:
+    if context.get_start_method() != "fork":
         worker = replace(worker, hosts={})  # read again there: pickling the images costs more
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there, worker, store, os.getpid()), daemon=True)

@@ -18,7 +18,7 @@ from bnexp.engine.estimate import Pace, time_pace
 from bnexp.engine.loop import train_run
 from bnexp.errors import RunError
 from bnexp.plan import estimate_seconds
-from bnexp.planned import make_plan
+from bnexp.planned import Plan, make_plan
 from bnexp.runner import train
 from tests.small_studies import tier, write_study
 
@@ -49,6 +49,10 @@ def sizes(plan: Any) -> tuple[int, int, int]:
     return len(data.train_y), len(data.val_y), len(data.test_y)
 
 
+def seconds(plan: Plan, executor: str) -> float:
+    return estimate_seconds(plan, plan.batches(plan.todo, executor=executor).batches)
+
+
 def seconds_of_one(plan: Any) -> float:
     """Twelve steps; validation after each of three epochs, and all three splits at the end."""
     num_train, num_val, num_test = sizes(plan)
@@ -58,7 +62,7 @@ def seconds_of_one(plan: Any) -> float:
 
 def test_evaluation_is_in_the_time_of_a_run(tmp_path: Path, timed: list[int]) -> None:
     plan = planned(tmp_path)
-    assert estimate_seconds(plan, "auto") == pytest.approx(seconds_of_one(plan))
+    assert seconds(plan, "auto") == pytest.approx(seconds_of_one(plan))
     assert timed == [1]
 
 
@@ -66,7 +70,7 @@ def test_each_shape_is_timed_once_and_workers_take_the_next_run_when_they_are_fr
     tmp_path: Path, timed: list[int]
 ) -> None:
     plan = planned(tmp_path, "-m", "lr=0.1,0.2", "seed=0,1,2", "exec.slots=4")
-    assert estimate_seconds(plan, "process") == pytest.approx(2 * seconds_of_one(plan))  # six runs, four at a time
+    assert seconds(plan, "process") == pytest.approx(2 * seconds_of_one(plan))  # six runs, four at a time
     assert timed == [1]
 
 
@@ -74,7 +78,7 @@ def test_a_stack_is_timed_at_its_width(tmp_path: Path, timed: list[int]) -> None
     plan = planned(tmp_path, "-m", "lr=0.1,0.2", "seed=0,1,2", "exec.slots=2", "exec.executor=stacked")
     num_train, num_val, num_test = sizes(plan)
     side_by_side = 12 * 3.0 + 0.01 * (4 * num_val + num_train + num_test)
-    assert estimate_seconds(plan, "stacked") == pytest.approx(side_by_side)  # two stacks of three, at once
+    assert seconds(plan, "stacked") == pytest.approx(side_by_side)  # two stacks of three, at once
     assert timed == [3]
 
 
@@ -86,7 +90,7 @@ def test_what_cannot_be_stacked_is_timed_alone(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(estimate, "time_pace", pace)
     plan = planned(tmp_path, "-m", "seed=0,1,2", "exec.slots=1", "exec.executor=stacked")
-    assert estimate_seconds(plan, "stacked") == pytest.approx(3 * seconds_of_one(plan))
+    assert seconds(plan, "stacked") == pytest.approx(3 * seconds_of_one(plan))
 
 
 def test_probes_are_in_the_time_as_often_as_they_measure(
@@ -112,7 +116,7 @@ def test_probes_are_in_the_time_as_often_as_they_measure(
     monkeypatch.setattr(estimate, "measure_trained", measured)
     monkeypatch.setattr(estimate, "train_run", trained)
     expected = seconds_of_one(plan) + 3 * 7.0 + 0.1 * (3 * num_test + num_train)  # at steps 0, 5 and 10
-    assert estimate_seconds(plan, "auto") == pytest.approx(expected)
+    assert seconds(plan, "auto") == pytest.approx(expected)
 
 
 def test_a_trained_run_takes_the_time_of_what_is_still_to_be_measured(
@@ -121,11 +125,11 @@ def test_a_trained_run_takes_the_time_of_what_is_still_to_be_measured(
     argv = [f"results={tmp_path}", *TINY]
     assert train(request_from_argv(argv)) == 0
     plan = planned(tmp_path)
-    assert estimate_seconds(plan, "auto") == 0
+    assert seconds(plan, "auto") == 0
     monkeypatch.setattr(estimate, "measure_trained", lambda *_, **options: ([], 1.0))
     monkeypatch.setattr(estimate, "statistics_images", lambda data, num_norms: num_norms * len(data.train_y))
     plan = planned(tmp_path, "probes=[statistics]")
-    assert estimate_seconds(plan, "auto") == pytest.approx(128 / 64)  # timed with 64 images
+    assert seconds(plan, "auto") == pytest.approx(128 / 64)  # timed with 64 images
     assert timed == []
 
 

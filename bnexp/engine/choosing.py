@@ -1,0 +1,117 @@
+"""`exec.executor=auto`: runs of one shape are trained side by side where that is timed to be faster."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from bnexp.config import RunConfig
+from bnexp.engine.batches import Batch, batched
+from bnexp.engine.estimate import Estimator
+from bnexp.engine.execute import Job, Worker
+from bnexp.engine.process import process_context
+from bnexp.engine.stacked import stack_key
+
+FEW_STEPS = 2000  # of all runs of a shape: they are over before a timing has paid
+LEAST_GAIN = 1.1
+
+
+class Choice(NamedTuple):
+    """What is trained how, and why.
+
+    Attributes:
+        batches: of runs that go side by side, or alone.
+        reason: in a line; empty where nothing was to be chosen.
+    """
+
+    batches: list[Batch]
+    reason: str
+
+
+def choose_batches(jobs: Sequence[Job], worker: Worker, *, slots: int, image_sizes: Sequence[int]) -> Choice:
+    """Time a stack of each kind of network, in `slots` processes at once as they will run, against one run alone."""
+    stacks = [batch for batch in batched(jobs, slots=slots, image_sizes=image_sizes) if len(batch) > 1]
+    kinds: dict[Hashable, list[Batch]] = {}
+    for batch in stacks:
+        kinds.setdefault(_kind(batch[0].config), []).append(batch)
+    small = {kind for kind, batches in kinds.items() if sum(_num_steps(batch, worker) for batch in batches) < FEW_STEPS}
+    samples = {kind: max(batches, key=len) for kind, batches in kinds.items() if kind not in small}
+    gains = _timed(samples, worker, slots)
+    slow = {kind for kind, gain in gains.items() if gain < LEAST_GAIN}
+    alone = {_key(batch) for kind in small | slow for batch in kinds[kind]}
+    chosen = batched(jobs, slots=slots, image_sizes=image_sizes, alone=alone)
+    return Choice(chosen, _reason(chosen, gains, kinds, slow))
+
+
+def _reason(
+    chosen: Sequence[Batch],
+    gains: Mapping[Hashable, float],
+    kinds: Mapping[Hashable, Sequence[Batch]],
+    slow: set[Hashable],
+) -> str:
+    together = [batch for batch in chosen if len(batch) > 1]
+    told = []
+    if together:
+        used = sorted(gain for kind, gain in gains.items() if kind not in slow)
+        widths = Counter(len(batch) for batch in together)
+        told.append(
+            f"{sum(map(len, together))} runs side by side, {_span(min(widths), max(widths), 'd')} at once, timed to be "
+            f"{_span(used[0], used[-1], '.1f')} times as fast as alone"
+        )
+    if slow:
+        number = sum(len(batch) for kind in slow for batch in kinds[kind])
+        told.append(f"{number} runs alone, which were timed to be as fast so")
+    return "; ".join(told)
+
+
+def _span(low: float, high: float, form: str) -> str:
+    texts = [f"{value:{form}}" for value in (low, high)]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
+def _key(batch: Batch) -> Hashable:
+    return stack_key(batch[0].config, batch[0].probes)
+
+
+def _kind(config: RunConfig) -> Hashable:
+    """What decides whether a stack is faster; what else a shape is made of changes little."""
+    model = config.model
+    return (config.data, model.name, model.depth, model.width, config.norm.kind, config.batch_size, config.precision)
+
+
+def _num_steps(batch: Batch, worker: Worker) -> int:
+    config = batch[0].config
+    return len(batch) * config.epochs * (len(worker.hosts[config.data].split.train) // config.batch_size)
+
+
+def _timed(samples: Mapping[Hashable, Batch], worker: Worker, slots: int) -> dict[Hashable, float]:
+    """Kind -> how many times as fast a run of the stack is as a run alone."""
+    kinds = list(samples)
+    parts = [kinds[start::slots] for start in range(min(slots, len(kinds)))]
+    context = process_context(worker.device)
+    started: list[tuple[Any, Connection, list[Hashable]]] = []
+    for part in parts:
+        here, there = mp.Pipe(duplex=False)
+        process = context.Process(target=_time, args=(there, [samples[kind] for kind in part], worker), daemon=True)
+        process.start()
+        there.close()
+        started.append((process, here, part))
+    gains: dict[Hashable, float] = {}
+    for process, here, part in started:
+        try:
+            gains |= dict(zip(part, here.recv(), strict=True))
+        except EOFError:  # it died, of a stack that takes too much memory, for one
+            gains |= dict.fromkeys(part, 0.0)
+        process.join()
+    return gains
+
+
+def _time(pipe: Connection, batches: Sequence[Batch], worker: Worker) -> None:
+    worker.start()
+    estimator = Estimator(worker)
+    pipe.send([
+        len(batch) * estimator.of_training(batch[:1]) / estimator.of_training(batch) for batch in batches
+    ])  # fmt: skip
