@@ -13,6 +13,8 @@ from bnexp.section import unknown_key
 
 Direction = Literal["higher", "lower", "same", "not lower"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+Best = Literal["own", "pair"]
+BESTS: tuple[Best, ...] = get_args(Best)
 Role = Literal["claim", "premise", "context"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -22,8 +24,8 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "ratio": (frozenset({"treatment", "control"}), frozenset({"control_measure"})),
     "matched": (frozenset({"treatment", "control"}), frozenset()),
     "level": (frozenset({"treatment", "reference"}), frozenset()),
-    "reach": (frozenset({"treatment", "control", "over"}), frozenset({"within"})),
-    "span": (frozenset({"treatment", "control", "over"}), frozenset({"within"})),
+    "reach": (frozenset({"treatment", "control", "over"}), frozenset({"within", "best"})),
+    "span": (frozenset({"treatment", "control", "over"}), frozenset({"within", "best"})),
     "worst": (frozenset({"treatment", "control", "over"}), frozenset()),
     "slope": (frozenset(), frozenset({"treatment", "control", "over", "levels"})),
     "interaction": (frozenset({"treatment", "control", "against"}), frozenset()),
@@ -31,7 +33,9 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 FACTORS = ("ratio", "reach")  # their margin is a factor above 1, judged on a logarithm
 IN_NUMBERS = ("reach", "span", "slope")  # they reckon with the levels themselves: numbers above 0
-FIELDS = ("treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "budget")
+FIELDS = (
+    "treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "best", "budget",
+)  # fmt: skip
 # where a margin in accuracy that a tier declares may stand for a comparison's own
 IN_ACCURACY = ("difference", "matched", "level", "worst", "interaction", "search", "slope")
 
@@ -63,8 +67,10 @@ class Comparison:
         levels: arm -> its level, a number above 0, in ascending order.
         role: claim; premise: the study's claims are invalid in a stratum where it is not supported; context: not on
             trial, and so no part of the family.
-        within: good is also to be no worse, by more than this, than the best healthy level of either arm at the same
-            seed; `margin`: the tier's.
+        within: good is also to be no worse, by more than this, than the best healthy level at the same seed;
+            `margin`: the tier's.
+        best: whose best level that is: own, or None: the arm's, for how far it goes before it falls off; pair: that of
+            both, for how far it goes and is as good as any.
     """
 
     shape: str
@@ -80,6 +86,7 @@ class Comparison:
     against: tuple[str, str] | None = None
     reference: float | None = None
     within: float | Literal["margin"] | None = None
+    best: Best | None = None
     budget: int | None = None
     role: Role = "claim"
 
@@ -147,6 +154,8 @@ def parse_comparison(prefix: str, raw: Any, *, arms: Iterable[str], metric: str,
         if given.get(key) not in choices:
             raise ConfigError(f"{prefix}.{key}", got=given.get(key), choices=choices)
     _check_fields(prefix, given)
+    if given.get("best", "own") not in BESTS:
+        raise ConfigError(f"{prefix}.best", got=given["best"], choices=BESTS)
     for key in ("treatment", "control"):
         _check_arm(f"{prefix}.{key}", given.get(key), arms)
     for key in ("measure", "control_measure"):

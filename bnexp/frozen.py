@@ -14,7 +14,9 @@ from bnexp.identity import canonical_json
 from bnexp.planned import Plan, PlannedPart
 from bnexp.request import Request, StudyRequest
 from bnexp.store import Store
-from bnexp.study import declaration_hash
+from bnexp.study import declaration_hash, study_from_dict
+
+_ABSENT = object()
 
 
 def freeze_studies(plan: Plan, request: Request) -> list[str]:
@@ -44,7 +46,7 @@ def check_studies(plan: Plan, request: Request) -> dict[str, dict[str, Any]]:
 def changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
     """The dotted keys in which two plain values differ; of lists of other lengths, the key of the list."""
     if isinstance(before, dict) and isinstance(after, dict):
-        pairs = [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
+        pairs = [(key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in sorted({*before, *after})]
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, after, strict=True))]
     else:
@@ -98,13 +100,23 @@ def _refusal(
 ) -> tuple[ConfigError, list[str]] | None:
     """Why a study cannot go by its own name here, and what is not as it was started; None where it can."""
     if before is not None:
+        if before["hash"] == digest or _means_the_same(before["declaration"], study):
+            return None
         changed = changed_keys(before["declaration"], declaration)
-        return None if before["hash"] == digest else (_changed_since(study, changed, store), changed)
+        return _changed_since(study, changed, store), changed
     otherwise = replace(study, stop_decided=not study.stop_decided)
     other = _started(store, otherwise.key)
     if other is None:
         return None
     return _started_otherwise(otherwise, store), ["stop", *changed_keys(other["declaration"], declaration)]
+
+
+def _means_the_same(before: Mapping[str, Any], study: StudyRequest) -> bool:
+    """Whether a frozen declaration differs in its spelling alone, as one of a version that had fewer fields does."""
+    try:
+        return study_from_dict(before) == study.spec.at(study.tier)
+    except ConfigError:
+        return False
 
 
 def _looks(study: StudyRequest, before: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -81,9 +81,18 @@ def _power_line(row: Mapping[str, Any], plan: Plan) -> str:
     least = "at least " * bool(row["looks"])  # the chance at one look: that of any of them is larger
     return (
         f"power of {''.join(f'{word}: ' for word in where)}{what}, {row['num_pairs']} pairs{rounds}, from a pilot of "
-        f"{row['num_pilot']}: {least}{100 * row['to_find']:.0f} % to find twice the margin, "
-        f"{least}{100 * row['to_equate']:.0f} % to show that there is nothing"
+        f"{row['num_pilot']}: {least}{100 * row['to_find']:.0f} % to find {_what_is_found(row['direction'])}, "
+        f"{least}{100 * row['to_equate']:.0f} % to show that {_what_is_shown(row['direction'])}"
     )
+
+
+def _what_is_found(direction: str) -> str:
+    return "a loss of twice the margin" if direction == "not lower" else "twice the margin"
+
+
+def _what_is_shown(direction: str) -> str:
+    shown = {"same": "there is nothing, as claimed", "not lower": "less than the margin is lost, as claimed"}
+    return shown.get(direction, "there is nothing")
 
 
 def _power(plan: Plan, frozen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -110,6 +119,7 @@ def _power(plan: Plan, frozen: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         rows += [
             {"study": study.key, "looks": [look.num_pairs for look in looks],
              "treatment": power.comparison.treatment, "control": power.comparison.control,
+             "direction": power.comparison.direction,
              "stratum": power.stratum, "num_pilot": power.num_pilot, "sd": power.sd, "num_pairs": power.num_pairs,
              "to_find": round(power.to_find, 4), "to_equate": round(power.to_equate, 4)}
             for power in powers

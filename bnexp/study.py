@@ -256,7 +256,18 @@ def _comparisons(raw: Any, arms: Mapping[str, Any], metric: str, strata: Sequenc
         if comparison.role == "premise" and comparison.over != first.over:
             raise ConfigError(f"{where}.role", got="premise", hint="a premise goes over the same as the primary claim")
         found.append(comparison)
+    _check_premises(found)
     return tuple(found)
+
+
+def _check_premises(comparisons: Sequence[Comparison]) -> None:
+    """Every claim has the strata of the premises; of these, learning rates are none."""
+    over = [comparison.over for comparison in comparisons if comparison.role == "premise"]
+    for index, comparison in enumerate(comparisons):
+        others = [key for key in over if {key, comparison.over} - {None, "lr"} and key != comparison.over]
+        if comparison.role == "claim" and others:
+            hint = f"a claim goes over the same as the premises, which go over {others[0] or 'nothing'}"
+            raise ConfigError(f"study.comparisons.{index}.over", got=comparison.over, hint=hint)
 
 
 def _check_tier(spec: StudySpec, tier: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from bnexp.bench import bench_size, main
-from bnexp.bench.measure import training_flops
+from bnexp.bench import bench_size, main, measure, textbook
+from bnexp.bench.measure import time_runs, time_textbook, training_flops
 from bnexp.bench.sizes import NUM_CLASSES, SIZES, Size
 from bnexp.bench.textbook import network, train
 from bnexp.compose import request_from_argv
@@ -25,14 +26,14 @@ def _config(size: Size) -> RunConfig:
 def test_the_textbook_loop_trains_the_same_network(name: str) -> None:
     size = SIZES[name]
     ours = build_network(_config(size), in_channels=size.channels, image_size=size.side, num_classes=NUM_CLASSES)
-    textbook = network(size)
-    theirs = list(textbook.parameters())
+    other_network = network(size)
+    theirs = list(other_network.parameters())
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs]
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs, strict=True):
             other.copy_(mine)
     x = torch.randn(4, size.channels, size.side, size.side, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(textbook.train()(x), ours.train()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other_network.train()(x), ours.train()(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_textbook_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +43,27 @@ def test_the_textbook_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert steps == [size.batch_size] * (3 * (len(host.split.train) // size.batch_size))
     test = float(capsys.readouterr().out.splitlines()[-1].removeprefix("test "))
     assert test > 0.5  # chance is 0.1
+
+
+def test_neither_side_is_charged_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> float:
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr(textbook, "_accuracy", never)
+    size = SIZES["tiny"]
+    assert time_textbook(size, size.host(), torch.device("cpu"), seconds=0.5).rate > 0  # several epochs
+
+
+def test_first_epoch_is_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_run(config: RunConfig, *_: object, on_epoch: Callable[[dict[str, float]], None], **__: object) -> None:
+        for epoch in range(1, config.epochs + 1):  # a slow first epoch, then one of 0.5 s each
+            on_epoch({"epoch": epoch, "train_seconds": 100.0 if epoch == 1 else 0.5})
+
+    monkeypatch.setattr(measure, "train_run", train_run)
+    size, host = SIZES["tiny"], SIZES["tiny"].host()
+    per_epoch = len(host.split.train) // size.batch_size * size.batch_size
+    timing = time_runs([[_config(size)]], host, torch.device("cpu"), threads=1, seconds=200.0)
+    assert timing.rate == pytest.approx(per_epoch / 0.5)
 
 
 def test_flops_of_the_tiny_network_by_hand() -> None:

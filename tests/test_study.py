@@ -342,6 +342,19 @@ def test_a_comparison_is_named_by_its_place() -> None:
     )
 
 
+def test_a_claim_goes_over_the_same_as_the_premises_that_guard_it() -> None:
+    premise = comparison("difference", treatment="group", role="premise")
+    worst = comparison("worst", role="premise")
+    hint = "a claim goes over the same as the premises, which go over"
+    entries = (comparison("difference"), premise, comparison("worst"))
+    assert refused(raw(*entries, tiers=one_tier())) == f"study.comparisons.2.over: 'model.depth': {hint} nothing"
+    entries = (comparison("worst"), comparison("difference"), worst | {"treatment": "group"})
+    assert refused(raw(*entries, tiers=one_tier())) == f"study.comparisons.1.over: None: {hint} model.depth"
+    # context is on no premise, and strata are never told apart by the learning rate
+    beside = (comparison("worst", role="context"), comparison("reach"))
+    assert len(study_from_dict(raw(comparison("difference"), premise, *beside, tiers=one_tier())).comparisons) == 4
+
+
 def test_every_field_is_in_its_place_in_every_shape() -> None:
     """A field that a shape needs is refused where it lacks, and one that means nothing to it where it is given."""
     values = {"treatment": "batch", "control": "none", "control_measure": "val_accuracy", "over": "model.depth",

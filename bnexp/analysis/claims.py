@@ -124,7 +124,17 @@ def load_study(
 def judge_study(
     selection: Selection, study: StudySpec, *, declared: Declared | None, alpha: float = ALPHA
 ) -> list[ClaimVerdict]:
-    """The verdicts, by comparison and stratum, all of them one Holm family.
+    """The verdicts, by comparison and stratum: claims are drawn only where the premises hold.
+
+    Args and errors are those of `judge_comparisons`.
+    """
+    return under_premises(judge_comparisons(selection, study, declared=declared, alpha=alpha))
+
+
+def judge_comparisons(
+    selection: Selection, study: StudySpec, *, declared: Declared | None, alpha: float = ALPHA
+) -> list[ClaimVerdict]:
+    """The verdicts whatever the premises say, by comparison and stratum, all of them one Holm family.
 
     A stratum whose init makes a strawman of an arm without a norm has none: it is a reading of the stratum that differs
     in the init alone.
@@ -148,7 +158,7 @@ def judge_study(
     def judge(readings: Sequence[Mapping[Name, Contrast]]) -> list[dict[Name, Verdict]]:
         return _judge_families(readings, keys, gates, hosts, absent, alpha)
 
-    judged = _under_premises(judge([{None: contrast} for contrast in contrasts]), keys)
+    judged = judge([{None: contrast} for contrast in contrasts])
     readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics)]
     found = {
         key: ClaimVerdict(
@@ -170,6 +180,40 @@ def judge_study(
 def with_other_inits(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
     """Each verdict, followed by its readings with other inits: all that has a row of its own."""
     return [row for claim in claims for row in (claim, *claim.other_inits)]
+
+
+def under_premises(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
+    """A claim is drawn from its comparison only where the study's premises hold in the same stratum.
+
+    Args:
+        claims: as `judge_comparisons` has them, whatever the look that each comes from.
+    """
+    premises = [row for row in with_other_inits(claims) if row.comparison.role == "premise"]
+    return [_guarded(claim, premises) if claim.comparison.role == "claim" else claim for claim in claims]
+
+
+def _guarded(claim: ClaimVerdict, premises: Sequence[ClaimVerdict]) -> ClaimVerdict:
+    verdict = _on_premises(claim, premises)
+    others = tuple(
+        replace(other, verdict=_on_premises(other, premises), reading_of=verdict) for other in claim.other_inits
+    )
+    inits = [reading for reading in claim.readings if reading.kind == "init"]
+    read = dict(zip(inits, (other.verdict for other in others), strict=True))
+    return replace(claim, verdict=verdict, readings=claim.readings | read, other_inits=others)
+
+
+def _on_premises(claim: ClaimVerdict, premises: Sequence[ClaimVerdict]) -> Verdict:
+    verdict = claim.verdict
+    for premise in premises:
+        outcome, on = premise.verdict.outcome, premise.comparison
+        holds = outcome == "supported" or premise.stratum != claim.stratum
+        if holds or verdict.outcome in ("untested", "invalid"):
+            continue
+        what = f"{on.treatment} against {on.control} in {metric_of(str(on.measure)).label}"
+        open_yet = outcome in ("inconclusive", "untested")
+        reason = f"its premise is {outcome}: {what}"
+        verdict = replace(verdict, outcome=outcome if open_yet else "invalid", reason=reason, effect=None, needed=None)
+    return verdict
 
 
 def _with_inits(
@@ -227,32 +271,6 @@ def _judge_families(
         for number, (index, name) in enumerate(members):
             found[index][name] = judged[str(number)]
     return found
-
-
-def _under_premises(judged: list[dict[None, Verdict]], keys: Sequence[Key]) -> list[dict[None, Verdict]]:
-    """A claim is drawn from its comparison only where the study's premises hold in the same stratum."""
-    premises = [(key, found[None]) for key, found in zip(keys, judged, strict=True) if key[0].role == "premise"]
-    return [
-        {
-            None: found[None]
-            if key[0].role != "claim"
-            else _on_premises(found[None], [p for p in premises if p[0][1] == key[1]])
-        }
-        for key, found in zip(keys, judged, strict=True)
-    ]
-
-
-def _on_premises(verdict: Verdict, premises: Sequence[tuple[Key, Verdict]]) -> Verdict:
-    for (comparison, _), premise in premises:
-        if premise.outcome == "supported" or verdict.outcome in ("untested", "invalid"):
-            continue
-        what = f"{comparison.treatment} against {comparison.control} in {metric_of(str(comparison.measure)).label}"
-        open_yet = premise.outcome in ("inconclusive", "untested")
-        reason = f"its premise is {premise.outcome}: {what}"
-        verdict = replace(
-            verdict, outcome=premise.outcome if open_yet else "invalid", reason=reason, effect=None, needed=None
-        )
-    return verdict
 
 
 def view_of(selection: Selection, declared: Declared | None) -> View:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from bnexp.analysis.claims import ClaimVerdict, Declared, judge_study
+from bnexp.analysis.claims import ClaimVerdict, Declared, judge_comparisons, under_premises
 from bnexp.analysis.select import Selection
 from bnexp.analysis.sequential import Look, settle, should_stop
 from bnexp.analysis.verdicts import Verdict
@@ -69,6 +69,8 @@ def judge_rounds(
     before the first one nothing is decided. After a look that stops the study nothing is looked at, even where it has
     been run.
 
+    Premises are applied to what the looks have settled: one that an earlier look supported is not asked again.
+
     Args:
         study: at one tier.
         declared: with all reported seeds, in their order.
@@ -81,29 +83,36 @@ def judge_rounds(
     """
     if not looks or looks[-1].num_pairs > len(declared.seeds):
         raise ValueError(f"looks at up to {looks[-1].num_pairs if looks else 0} of {len(declared.seeds)} seeds")
+    compared: list[ClaimVerdict] = []  # whatever the premises say
     claims: list[ClaimVerdict] = []
     for look, own in zip(looks, runs, strict=True):
         if not own.complete:
-            claims = claims or [_open(claim) for claim in judge_look(selection, study, declared, look)]
+            claims = claims or [_open(claim) for claim in under_premises(judge_look(selection, study, declared, look))]
             return Rounds(claims, look.number - 1, stop=False)
-        now = judge_look(selection, study, declared, look)
-        # comparisons and strata do not change between looks, so their places name them
-        settled = settle(*({str(i): claim.verdict for i, claim in enumerate(found)} for found in (claims, now)))
-        claims = [
-            claims[i] if claims and settled[str(i)] is claims[i].verdict else claim for i, claim in enumerate(now)
-        ]
-        if should_stop(look, settled):
+        compared = _settle(compared, judge_look(selection, study, declared, look))
+        claims = _settle(claims, under_premises(compared))
+        if should_stop(look, _by_place(claims)):
             return Rounds(claims, look.number, stop=True)
     raise AssertionError("the last look stops")
 
 
 def judge_look(selection: Selection, study: StudySpec, declared: Declared, look: Look) -> list[ClaimVerdict]:
-    """The verdicts at one look by itself, from the seeds that it takes in."""
+    """The verdicts at one look by itself, from the seeds that it takes in and whatever the premises say."""
     later = declared.seeds[look.num_pairs :]
     taken_in = replace(selection, runs=selection.runs[~selection.runs["seed"].isin(later)])
     seeds = replace(declared, seeds=declared.seeds[: look.num_pairs])
-    claims = judge_study(taken_in, study, declared=seeds, alpha=look.alpha)
+    claims = judge_comparisons(taken_in, study, declared=seeds, alpha=look.alpha)
     return [_at_look(claim, look.number) for claim in claims]
+
+
+def _settle(earlier: Sequence[ClaimVerdict], now: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
+    settled = settle(_by_place(earlier), _by_place(now))
+    return [earlier[i] if earlier and settled[str(i)] is earlier[i].verdict else claim for i, claim in enumerate(now)]
+
+
+def _by_place(claims: Sequence[ClaimVerdict]) -> dict[str, Verdict]:
+    """Comparisons and strata do not change between looks, so their places name them."""
+    return {str(i): claim.verdict for i, claim in enumerate(claims)}
 
 
 def _at_look(claim: ClaimVerdict, number: int) -> ClaimVerdict:

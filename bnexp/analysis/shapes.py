@@ -160,8 +160,8 @@ def _worst(view: View, comparison: Comparison, group: str) -> Contrast:
 
 
 def _reach(view: View, comparison: Comparison, group: str) -> Contrast:
-    # no worse than the best is more than sound: an arm may be sound, and good at no level that was tried
-    ratio = partial(ladders.healthy_ratio, open_below=comparison.within is not None)
+    # an arm may be sound, and as good as the other's best at no level that was tried
+    ratio = partial(ladders.healthy_ratio, open_below=comparison.best == "pair")
     return _of_ladders(view, comparison, group, ratio)
 
 
@@ -286,27 +286,34 @@ def _values_by_level(view: View, comparison: Comparison, group: str, name: str) 
         # without a distance to the best, a value is neither needed nor looked at
         read = comparison.within is not None
         values = _values(cell, comparison, comparison.measure) if read else pd.Series(0.0, cell.index)
-        for seed, healthy, value in zip(cell["seed"], cell["healthy"], values, strict=True):
-            found.setdefault(int(seed), {})[level] = float(-value if lower else value) if healthy else -math.inf
+        # a collapse is read off the running statistics: under other ones the accuracy itself says it
+        sound = cell["status"] != "diverged" if read and comparison.measure in ACCURACIES else cell["healthy"]
+        for seed, good, value in zip(cell["seed"], sound, values, strict=True):
+            found.setdefault(int(seed), {})[level] = float(-value if lower else value) if good else -math.inf
     return found
 
 
 def _ladders(
     comparison: Comparison, *arms: Mapping[int, Mapping[float, float]]
 ) -> list[dict[int, dict[float, bool | None]]]:
-    """Seed -> level -> whether a run is good, of each arm: healthy, and near enough to the best of its seed in any arm.
+    """Seed -> level -> whether a run is good, of each arm: healthy, and near enough to the best of its seed.
 
     Args:
         arms: seed -> level -> value, as in `_values_by_level`.
     """
     assert comparison.within != "margin", "settled at the tier"
     near = (comparison.within or 0.0) + ROUNDING
+    if comparison.best != "pair":
+        return [{seed: _near_best(run, _best(run) - near) for seed, run in arm.items()} for arm in arms]
     best: dict[int, float] = {}
     for arm in arms:
         for seed, run in arm.items():
-            known = [value for value in run.values() if not math.isnan(value)]
-            best[seed] = max([best.get(seed, -math.inf), *known])
+            best[seed] = max(best.get(seed, -math.inf), _best(run))
     return [{seed: _near_best(run, best[seed] - near) for seed, run in arm.items()} for arm in arms]
+
+
+def _best(values: Mapping[float, float]) -> float:
+    return max((value for value in values.values() if not math.isnan(value)), default=-math.inf)
 
 
 def _near_best(values: Mapping[float, float], least: float) -> dict[float, bool | None]:

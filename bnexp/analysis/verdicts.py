@@ -12,7 +12,14 @@ import numpy as np
 from bnexp.analysis.contrasts import Contrast, Failures
 from bnexp.analysis.power import Test, seeds_needed, seeds_needed_from_pilot
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Evidence, Rule, decide, weakest, weigh
-from bnexp.analysis.significance import Array, holm, sign_flip_non_inferiority_p, sign_flip_p, t_p
+from bnexp.analysis.significance import (
+    Array,
+    holm,
+    sign_flip_equivalence_p,
+    sign_flip_non_inferiority_p,
+    sign_flip_p,
+    t_p,
+)
 from bnexp.analysis.stats import Estimate, bootstrap_interval, mean_interval
 
 Outcome = Literal["supported", "contradicted", "negligible", "inconclusive", "untested", "invalid"]
@@ -38,7 +45,7 @@ class Seeds:
 
     Attributes:
         num_pairs: None where 1,000 would not, for the effect is too close to the margin, or where no number would,
-            for censored runs leave open even its sign or, for `not lower`, on which side of −margin it is.
+            for censored runs leave open even its sign or on which side of a margin it is.
     """
 
     num_pairs: int | None
@@ -236,17 +243,22 @@ def _needed(case: Comparison, effect: Effect, left: tuple[int, int]) -> Seeds | 
 def _heading(rule: Rule, readings: Sequence[Array]) -> tuple[Test, Decision, Array | None]:
     """What more seeds like these would decide: by which test, into what, and the least favourable reading.
 
-    The reading is None where readings differ in sign, so that no number of seeds decides.
+    The reading is None where no number of seeds decides: for an equivalence or `not lower` it is not within the margin,
+    for a difference the readings differ in sign.
     """
     ascending = sorted(readings, key=lambda reading: float(reading.mean()))
     means = [float(reading.mean()) for reading in ascending]
     if rule.direction == "not lower" and means[-1] > -rule.margin:
-        return "non-inferiority", "supported", ascending[0]  # which no number of seeds supports below −margin
+        return "non-inferiority", "supported", ascending[0] if means[0] > -rule.margin else None
     nearest = int(np.argmin(np.abs(means)))
-    mean, weak = means[nearest], ascending[nearest] if len(set(np.sign(means))) == 1 else None
+    mean = means[nearest]
     if abs(mean) < rule.margin:
-        return "equivalence", "supported" if rule.direction == "same" else "negligible", weak
+        farthest = int(np.argmax(np.abs(means)))
+        inside = abs(means[farthest]) < rule.margin
+        decision: Decision = "supported" if rule.direction == "same" else "negligible"
+        return "equivalence", decision, ascending[farthest] if inside else None
     claimed = mean > 0 if rule.direction == "higher" else rule.direction == "lower" and mean < 0
+    weak = ascending[nearest] if len(set(np.sign(means))) == 1 else None
     return "difference", "supported" if claimed else "contradicted", weak
 
 
@@ -261,6 +273,8 @@ def _reason(case: Comparison, outcome: Decision, effect: Effect) -> str:
         by_t, by_signs = _why(rule, "supported"), sign_flip_non_inferiority_p(values, rule.margin)
     elif effect.p <= rule.alpha and abs(effect.t.mean) >= rule.margin:
         by_t, by_signs = "the interval excludes 0", effect.p_sign_flip
+    elif -rule.margin < effect.equivalence.low and effect.equivalence.high < rule.margin:
+        by_t, by_signs = _why(rule, "negligible"), sign_flip_equivalence_p(values, rule.margin)
     if by_t and effect.guarded and by_signs > rule.alpha:
         return f"{by_t}, but the exact sign-flip test, which must agree here, does not"
     if by_t:

@@ -65,8 +65,14 @@ def network(size: Size) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, NUM_CLASSES))
 
 
-def train(size: Size, host: HostData, device: torch.device, *, epochs: int, seed: int = 0) -> Iterator[int]:
-    """Train one network and evaluate it after each epoch; yields the images of each step when it is done."""
+def train(
+    size: Size, host: HostData, device: torch.device, *, epochs: int, seed: int = 0, evaluate: bool = True
+) -> Iterator[int]:
+    """Train one network; yields the images of each step once it is done.
+
+    Args:
+        evaluate: on validation after each epoch and on test at the end, and print it.
+    """
     torch.manual_seed(seed)
     images, split = host.images, host.split
     training = loader(size, host, images.train_images, images.train_labels, split.train, train=True)
@@ -87,7 +93,11 @@ def train(size: Size, host: HostData, device: torch.device, *, epochs: int, seed
             loss_sum += loss.item()
             num_correct += (logits.argmax(1) == y).sum().item()
             yield len(y)
-        print(f"epoch {epoch}: loss {loss_sum / len(training):.4f}, val {_accuracy(model, validation, device):.4f}")
+        if evaluate:
+            val = _accuracy(model, validation, device)
+            print(f"epoch {epoch}: loss {loss_sum / len(training):.4f}, accuracy on validation {val:.4f}")
+    if not evaluate:
+        return
     everything = np.arange(len(images.test_labels))
     test = loader(size, host, images.test_images, images.test_labels, everything, train=False)
     print(f"test {_accuracy(model, test, device):.4f}")

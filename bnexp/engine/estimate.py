@@ -48,7 +48,7 @@ class Estimator:
         num_steps = config.epochs * (len(data.train_y) // config.batch_size)
         num_images = config.epochs * len(data.val_y) + sum(len(y) for _, y in data.splits().values())
         shape = _shape(config)
-        key = shape if len(batch) == 1 else ("side by side", stack_key(shape, {}))
+        key = shape if len(batch) == 1 else (len(batch), stack_key(shape, {}))
         if key not in self._paces:
             self._paces[key] = self._time([job.config for job in batch], data)
         pace = self._paces[key]
@@ -61,19 +61,18 @@ class Estimator:
     def of_statistics(self, config: RunConfig) -> float:
         """Seconds of the probe `statistics`, which looks at each trained network by itself."""
         data, shape = self.worker.data(config.data), _shape(config)
-        model = build_network(
-            config, in_channels=data.train_x.shape[1], image_size=data.train_x.shape[-1], num_classes=data.num_classes
-        )
-        num_norms = len(running_norms(model))
-        size = piece_size(self.worker.device)
-        few = _cut(data, num_train=size, num_eval=size)
         key = (shape, "statistics")
         if key not in self._probes:
+            _, channels, side, _ = data.train_x.shape
+            model = build_network(shape, in_channels=channels, image_size=side, num_classes=data.num_classes)
+            size = piece_size(self.worker.device)
+            few = _cut(data, num_train=size, num_eval=size)
             probes: dict[str, dict[str, Any]] = {"statistics": {}}
             measured = measure_trained(shape, few, self.worker.device, model.state_dict(), probes=probes, step=0)
             assert measured is not None
-            self._probes[key] = measured[1] / statistics_images(few, num_norms)
-        return self._probes[key] * statistics_images(data, num_norms)
+            num_norms = len(running_norms(model))
+            self._probes[key] = measured[1] * statistics_images(data, num_norms) / statistics_images(few, num_norms)
+        return self._probes[key]
 
     def _time(self, configs: Sequence[RunConfig], data: DeviceData) -> Pace:
         try:

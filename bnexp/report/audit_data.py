@@ -11,7 +11,7 @@ from bnexp.errors import BnexpError
 from bnexp.records import RunRecord
 from bnexp.report.judged import Judged, judge_started, read_frozen
 from bnexp.store import Store
-from bnexp.study import TIERS, StudySpec, declaration_hash
+from bnexp.study import TIERS, StudySpec
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,7 @@ def _started(store: Store, key: str, declared: Mapping[str, StudySpec]) -> Entry
         )
     tier = str(frozen["tier"])
     ours = spec.name in declared
-    changed = ours and (
-        tier not in declared[spec.name].tiers
-        or declaration_hash(declared[spec.name].declaration(tier)) != frozen["hash"]
-    )
+    changed = ours and (tier not in declared[spec.name].tiers or declared[spec.name].at(tier) != spec)
     entry = Entry(key, tier, spec, ours=ours, changed=changed)
     try:
         return replace(entry, judged=judge_started(store, key))

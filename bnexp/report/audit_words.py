@@ -133,12 +133,12 @@ def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
     match outcome:
         case "supported":
             as_they_say = f", as {_says(spec.sources)}" if spec.sources else ""
-            return f"the claim holds{as_they_say}" + (
+            return f"the claim holds{as_they_say}{_though(claim)}" + (
                 f", and not the opposite, as {_says(spec.against)}" if other else ""
             )
         case "contradicted":
             found = {
-                "same": "there is a difference that matters",
+                "same": f"there is a difference that matters ({_sign(claim)})",
                 "not lower": "it is lower by an amount that matters",
             }.get(claim.comparison.direction, "the opposite holds")
             return f"{found}: this speaks against {own}" + (f" and for {other}" if other else "")
@@ -150,6 +150,19 @@ def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
             return f"the question is open: these runs neither bear out nor refute {both}"
         case _:
             return f"nothing can be said about {both}: {claim.verdict.reason}"
+
+
+def _though(claim: ClaimVerdict) -> str:
+    """That little is lost is no word on whether anything is."""
+    effect = claim.verdict.effect
+    lower = claim.comparison.direction == "not lower" and effect is not None and effect.t.high < 0
+    return ", though it is lower" if lower else ""
+
+
+def _sign(claim: ClaimVerdict) -> str:
+    assert claim.verdict.effect is not None
+    side = "higher" if claim.verdict.effect.t.mean > 0 else "lower"
+    return f"{claim.comparison.treatment} is {side}"
 
 
 def _says(texts: Mapping[str, str]) -> str:

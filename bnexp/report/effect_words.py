@@ -220,7 +220,8 @@ def _good(comparison: Comparison, healthy: str) -> str:
         return healthy
     metric = metric_of(str(comparison.measure))
     near = _amount(comparison.within * metric.scale, UNITS[metric.unit])
-    return f"within {near} of the pair's best {_phrase(metric.name, comparison.target)}"
+    whose = "the pair's" if comparison.best == "pair" else "its own"
+    return f"within {near} of {whose} best {_phrase(metric.name, comparison.target)}"
 
 
 def _amount(number: float, unit: str) -> str:

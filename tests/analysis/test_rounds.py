@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,74 @@ def test_own_best_rates_are_the_same_at_every_look() -> None:
         assert claim.values == pytest.approx({seed: 0.02 * LOUD[seed] for seed in kept})
 
 
+CLAIM = {"treatment": "noisy", "control": "group", "direction": "lower"}
+PREMISE = {"treatment": "batch", "control": "none", "role": "premise"}
+UNRELATED = ("none", "batch", "group", "noisy")  # the premise shares no arm with the claim
+
+
+def gains(premise: Sequence[float], claim: Sequence[float]) -> Outcome:
+    """What batch gains over none and noisy over group, by reported seed."""
+
+    def outcome(run: Run) -> Ended:
+        gain = {"batch": premise, "noisy": claim}.get(run.arm)
+        return "finished", 0.5 + (gain[REPORTED.index(run.seed)] if gain is not None and run.seed in REPORTED else 0.0)
+
+    return outcome
+
+
+def loud(mean: float, spread: float) -> list[float]:
+    return [mean + spread * LOUD[seed] for seed in REPORTED]
+
+
+CLEAR_AND_THEN_NOT = [*loud(0.05, 0.005)[:6], *[-0.05] * 4]
+CLEAR_AT_THE_END = [*loud(-0.03, 0.03)[:6], *loud(-0.03, 0.001)[6:]]
+
+
+def p_of(values: Sequence[float]) -> float:
+    return float(scipy_stats.ttest_1samp(values, 0).pvalue)
+
+
+def test_a_premise_that_an_earlier_look_supported_is_not_asked_again() -> None:
+    assert p_of(CLEAR_AND_THEN_NOT[:6]) < LOOKS[0].alpha / 2
+    assert p_of(CLEAR_AND_THEN_NOT) > 0.5  # judged again it would be open
+    at_looks = zip((p_of(CLEAR_AT_THE_END[: look.num_pairs]) <= look.alpha / 2 for look in LOOKS), LOOKS, strict=True)
+    assert [clear for clear, _ in at_looks] == [False, False, True]
+    spec = ten(CLAIM, PREMISE, arms=UNRELATED, rates=(0.1,))
+    claims, number, stop = rounds(spec, gains(CLEAR_AND_THEN_NOT, CLEAR_AT_THE_END))
+    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 3), ("supported", 1)]
+    assert (number, stop) == (3, True)
+
+
+def test_a_claim_waits_for_its_premise_and_keeps_its_own_first_decision() -> None:
+    mirrored = [-value for value in CLEAR_AT_THE_END]
+    outcome = gains(mirrored, [-value for value in CLEAR_AND_THEN_NOT])
+    spec = ten(CLAIM, PREMISE, arms=UNRELATED, rates=(0.1,))
+    early = rounds(spec, after(8, outcome))
+    assert [(claim.outcome, claim.look) for claim in early.claims] == [("inconclusive", 1), ("inconclusive", 2)]
+    assert not early.stop
+    assert "its premise is inconclusive" in early.claims[0].verdict.reason
+    claims, _, stop = rounds(spec, outcome)
+    assert [(claim.outcome, claim.look) for claim in claims] == [("supported", 1), ("supported", 3)]
+    assert claims[0].verdict.num_pairs == 6
+    assert stop
+
+
+def test_a_claim_without_its_premise_is_decided_at_the_look_that_decides_the_premise() -> None:
+    spec = ten(CLAIM, PREMISE, arms=UNRELATED, rates=(0.1,), axes={"model.activation": ["relu", "tanh"]})
+    open_claim = loud(0.0, 0.03)
+
+    def outcome(run: Run) -> Ended:
+        return gains(loud(0.0, 0.001) if run.at == ("relu",) else open_claim, open_claim)(run)
+
+    claims = rounds(spec, outcome).claims
+    assert {(claim.stratum, claim.comparison.role): (claim.outcome, claim.look) for claim in claims} == {
+        ("relu", "claim"): ("invalid", 1), ("relu", "premise"): ("negligible", 1),
+        ("tanh", "claim"): ("inconclusive", 3), ("tanh", "premise"): ("inconclusive", 3),
+    }  # fmt: skip
+    alone = ten(CLAIM, PREMISE, arms=UNRELATED, rates=(0.1,))
+    assert rounds(alone, gains(loud(0.0, 0.001), open_claim))[1:] == (1, True)  # no seed makes it valid
+
+
 def test_more_seeds_than_are_declared_cannot_be_looked_at() -> None:
     spec = study()  # eight reported
     with pytest.raises(ValueError, match="up to 10 of 8"):
@@ -279,7 +348,7 @@ def test_a_study_of_arms_that_are_the_same_errs_in_one_of_twenty_over_all_its_lo
         judged = verdicts.judge_family({str(name): case for name, case in family.items()})
         return [ClaimVerdict(comparison, "", judged[str(comparison.treatment)]) for comparison in study.comparisons]
 
-    monkeypatch.setattr("bnexp.analysis.rounds.judge_study", judge)
+    monkeypatch.setattr("bnexp.analysis.rounds.judge_comparisons", judge)
     monkeypatch.setattr(verdicts, "bootstrap_interval", lambda values, **options: verdicts.mean_interval(values))
     monkeypatch.setattr(verdicts, "_needed", lambda *arguments: None)
     rng, errors = np.random.default_rng(0), 0

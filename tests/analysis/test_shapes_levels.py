@@ -107,7 +107,7 @@ def test_reach_over_a_key_goes_as_far_as_an_arm_is_near_the_best() -> None:
     ],
 )
 def test_good_is_near_the_best_of_either_arm_at_the_same_seed(shape: str, expected: float, better: float) -> None:
-    spec = study(DEEPEST | {"shape": shape}, axes=DEPTHS)
+    spec = study(DEEPEST | {"shape": shape, "best": "pair"}, axes=DEPTHS)
 
     def outcome(run: Run) -> Ended:
         depth = int(str(run.at[0]))
@@ -127,6 +127,16 @@ def test_good_is_near_the_best_of_either_arm_at_the_same_seed(shape: str, expect
     assert [dict(bound) for bound in found.bounds] == [pytest.approx(to_batch), pytest.approx(to_none)]
 
 
+def test_good_is_near_the_best_of_its_own_arm_where_no_pair_is_asked_for() -> None:
+    def outcome(run: Run) -> Ended:  # worse at every depth, and yet it falls off later
+        depth = int(str(run.at[0]))
+        return "finished", (0.9 if depth <= 4 else 0.5) if run.arm == "batch" else (0.6 if depth <= 8 else 0.3)
+
+    found = numbers(study(DEEPEST, axes=DEPTHS), outcome)
+    assert found.values == pytest.approx(dict.fromkeys(SEEDS, math.log10(4 / 8)))
+    assert (found.failed, found.bounds) == (frozenset(), ())
+
+
 def test_reach_at_the_deepest_net_is_open_upwards_once_for_each_arm() -> None:
     found = numbers(study(DEEPEST, axes=DEPTHS), deep({"batch": {2: 16, 3: 16}, "none": {3: 16}}))
     assert [found.values[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(2), 0, 0])
@@ -137,7 +147,7 @@ def test_reach_at_the_deepest_net_is_open_upwards_once_for_each_arm() -> None:
 
 
 def test_a_failed_level_is_neither_good_nor_the_best() -> None:
-    spec = study(DEEPEST, axes=DEPTHS)
+    spec = study(DEEPEST | {"best": "pair"}, axes=DEPTHS)
     # healthy, and under what a failed run scores
     weak = {"batch": {4: 0.06, 8: 0.02, 16: 0.02}, "none": {2: 0.05, 4: 0.03, 8: 0.0, 16: 0.0}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import stats as scipy_stats
 from bnexp.analysis.contrasts import Arm, Contrast, epochs_ratio, paired
 from bnexp.analysis.rule import Rule, coarse, decide, weakest, weigh
 from bnexp.analysis.stats import bootstrap_interval
-from bnexp.analysis.verdicts import OUTCOMES, Comparison, Verdict, judge, judge_family
+from bnexp.analysis.verdicts import OUTCOMES, Comparison, Seeds, Verdict, judge, judge_family
 
 SEEDS = range(8)
 NOISE = np.array([0.004, -0.006, 0.001, 0.009, -0.003, -0.008, 0.005, -0.002])  # its mean is 0
@@ -142,6 +143,35 @@ def test_an_effect_at_the_margin_needs_more_seeds_than_anyone_has() -> None:
     assert verdict.needed.num_pairs is None
 
 
+def test_no_number_of_seeds_decides_an_equivalence_that_a_bound_takes_beyond_the_margin() -> None:
+    # the control reaches to 20, and the treatment to the top at 32 or to anything beyond it
+    rule = Rule("higher", math.log10(2))
+    for num in (10, 30, 60):
+        least, most = (dict.fromkeys(range(num), math.log10(top / 20)) for top in (32, 128))
+        assert judge(Contrast(least), rule).outcome == "negligible"
+        verdict = judge(Contrast(least, bounds=(most,)), rule)
+        assert (verdict.outcome, verdict.needed) == ("inconclusive", Seeds(None, "negligible"))
+
+
+@pytest.mark.parametrize(("direction", "into"), [("higher", "negligible"), ("same", "supported")])
+def test_an_equivalence_counts_seeds_for_the_reading_that_is_farthest_from_zero(direction: str, into: str) -> None:
+    rule = Rule(direction, 0.01)  # type: ignore[arg-type]
+    near, far = (contrast(mean, 5.0) for mean in (0.001, -0.005))
+    verdicts = [judge(Contrast(one.values, bounds=(other.values,)), rule) for one, other in ((near, far), (far, near))]
+    assert [verdict.outcome for verdict in verdicts] == ["inconclusive"] * 2
+    (needed,) = {verdict.needed for verdict in verdicts}  # that they differ in sign does not matter here
+    assert needed is not None
+    assert (needed.decision, needed) == (into, judge(far, rule).needed)
+    num = needed.num_pairs
+    assert num is not None
+    draws = np.random.default_rng(0).normal(-0.005, 5 * float(np.std(NOISE, ddof=1)), size=(4000, num))
+    sides = [
+        scipy_stats.ttest_1samp(draws, side, axis=1, alternative=towards).pvalue <= 0.05
+        for side, towards in ((-0.01, "greater"), (0.01, "less"))
+    ]
+    assert (sides[0] & sides[1]).mean() == pytest.approx(0.8, abs=0.03)
+
+
 def test_failed_runs_bring_the_exact_test_in() -> None:
     # four failures against none: t is sure (p = 0.025), and the signs are not (6 of 64)
     values = [0.8, 0.801, 0.799, 0.802, 0.001, -0.001]
@@ -227,6 +257,30 @@ def test_equivalences_are_corrected_too() -> None:
     assert judge(flat, HIGHER).outcome == "negligible"
     family = judge_family({str(k): Comparison(flat, HIGHER) for k in range(12)})
     assert {verdict.outcome for verdict in family.values()} == {"inconclusive"}
+
+
+@pytest.mark.parametrize(("mean", "half"), [(0.0, 0.0086), (0.0, 0.0105), (0.006, 0.0045)])
+def test_an_interval_inside_the_margin_is_not_said_to_reach_beyond_it(mean: float, half: float) -> None:
+    spread = half / scipy_stats.t.isf(0.025, 7) * math.sqrt(8) / float(np.std(NOISE, ddof=1))
+    member = contrast(mean, spread)
+    interval = scipy_stats.ttest_1samp(list(member.values.values()), 0).confidence_interval(0.9)
+    assert -0.01 < interval.low < interval.high < 0.01
+    inside = "the two one-sided tests place the mean inside the margin"
+    alone = judge(member, HIGHER)
+    assert (alone.outcome, alone.reason) == ("negligible", inside)
+    corrected = f"{inside}, but not after correction for the family or not under every bound"
+    family = judge_family({str(k): Comparison(member, HIGHER) for k in range(14)})
+    bounded = judge(replace(member, bounds=(contrast(0.02).values,)), HIGHER)
+    assert {(v.outcome, v.reason) for v in (*family.values(), bounded)} == {("inconclusive", corrected)}
+
+
+def test_an_equivalence_that_the_signs_do_not_confirm_says_so() -> None:
+    verdict = judge(Contrast(dict.fromkeys(range(6), 0.0)), Rule("higher", 0.01, alpha=0.015))  # 1 of 64 is more
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reason == (
+        "the two one-sided tests place the mean inside the margin, "
+        "but the exact sign-flip test, which must agree here, does not"
+    )
 
 
 def test_a_family_has_one_alpha() -> None:
