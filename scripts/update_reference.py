@@ -66,12 +66,13 @@ RECIPES = {
         "digits and these small networks. Verdicts are what the declared rule made of the runs. In the figures a "
         "circle is one seed, the diamond and the bar are the mean and its 95 % t interval, grey is smaller than the "
         "declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes.",
-        ("train -m study=all tier=small exec.executor=stacked",),
+        ("train -m study=all tier=small",),
         audit=True,
     ),
     "audit-medium": Recipe(
         "The audit, medium tier, of five studies: placement, lr-range, depth and small-batch on MNIST, shift-cause on "
-        "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). The others were not run.",
+        "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). Trainings are short, four to six "
+        "epochs of some thousand images: no arm is done learning then. The other studies were not run.",
         tuple(f"train -m study={names} tier=medium data.root={root} exec.executor=stacked" for names, root in MEDIUM),
         audit=True,
     ),
