@@ -58,19 +58,19 @@ RECURRENT = (
 MEDIUM = (
     ("placement,lr-range,small-batch", "$MNIST"),
     ("shift-cause", "$CIFAR"),
-    ("depth", "$MNIST"),
 )
 RECIPES = {
     "audit-small": Recipe(
         "The audit: all 26 declared studies, small tier, on the embedded digits. What it says holds for these 8×8 "
         "digits and these small networks. Verdicts are what the declared rule made of the runs. In the figures a "
         "circle is one seed, the diamond and the bar are the mean and its 95 % t interval, grey is smaller than the "
-        "declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes.",
+        "declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes. "
+        "Seconds, which `cost` compares, are of a machine that other work shared.",
         ("train -m study=all tier=small",),
         audit=True,
     ),
     "audit-medium": Recipe(
-        "The audit, medium tier, of five studies: placement, lr-range, depth and small-batch on MNIST, shift-cause on "
+        "The audit, medium tier, of four studies: placement, lr-range and small-batch on MNIST, shift-cause on "
         "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). Trainings are short, four to "
         "six epochs of some thousand images: no arm is done learning then. The other studies were not run.",
         tuple(f"train -m study={names} tier=medium data.root={root} exec.executor=stacked" for names, root in MEDIUM),
