@@ -191,7 +191,7 @@ def test_a_declaration_changes_with_everything_it_declares() -> None:
         ({"choose": None}, "study.choose: None: expected the keys factor, metric, seeds"),
         ({"comparisons": []}, "study.comparisons: []: expected a list of comparisons"),
         ({"comparisons": "batch"}, "study.comparisons: 'batch': expected a list of comparisons"),
-        ({"comparisons": [3]}, "study.comparisons.0: 3: expected the keys against, budget, control, "),
+        ({"comparisons": [3]}, "study.comparisons.0: 3: expected the keys against, best, budget, control, "),
         ({"comparisons": [comparison("difference")] * 2}, "is comparison 0 too"),
         ({"tiers": {}}, "study.tiers: {} is not one of small, medium, full"),
         ({"tiers": {"tiny": {}}}, "study.tiers: 'tiny' is not one of small, medium, full"),

@@ -112,19 +112,25 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_killed_worker_costs_one_run_and_is_retried(tmp_path: Path) -> None:
+def train_and_kill_a_worker(folder: Path, executor: str) -> tuple[list[str], int, str, str]:
+    """The command, and its exit status and output after one of its two workers was killed in the middle."""
     command = [sys.executable, "-m", "bnexp", "train", "-m", "seed=0,1,2,3", "epochs=200", "exec.slots=2",
-               "data.train_limit=200"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               "data.train_limit=200", f"exec.executor={executor}"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         time.sleep(0.1)
-        if list(tmp_path.glob("results/runs/*/history.jsonl")):
+        if list(folder.glob("results/runs/*/history.jsonl")):
             os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
             break
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 1
+    return command, process.returncode, out, err
+
+
+def test_a_killed_worker_costs_one_run_and_is_retried(tmp_path: Path) -> None:
+    command, returncode, out, err = train_and_kill_a_worker(tmp_path, "process")
+    assert returncode == 1
     assert "1 failed, 3 finished" in out
     assert "SIGKILL" in err
     assert "seed=" in err
@@ -133,6 +139,13 @@ def test_a_killed_worker_costs_one_run_and_is_retried(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert "1 to retry" in again.stdout or "1 to resume" in again.stdout
     assert "3 were done before, now 1 finished" in again.stdout
+
+
+def test_runs_of_a_killed_stack_are_tried_one_by_one(tmp_path: Path) -> None:
+    _, returncode, out, _ = train_and_kill_a_worker(tmp_path, "stacked")
+    assert returncode == 0
+    assert "now 4 finished" in out
+    assert sorted(record.exec.get("stack") or 0 for record in Store(tmp_path / "results").records(None)) == [0, 0, 2, 2]
 
 
 def test_a_crashing_run_does_not_stop_the_others_and_leaves_its_traceback(
