@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.choosing import Choice, choose_batches
-from bnexp.engine.device import resolve_device, resolve_precision
+from bnexp.engine.device import num_cores, resolve_device, resolve_precision
 from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
 from bnexp.errors import ConfigError
 from bnexp.identity import run_id
@@ -105,7 +104,7 @@ def make_plan(request: Request) -> Plan:
     runs = _merge(request, resolved, store)
     sweep = len(request.configs) > 1
     slots = _num_slots(request.exec, device.type) if sweep else 1
-    threads = request.exec.threads or (1 if sweep else _num_cores())
+    threads = request.exec.threads or (1 if sweep else num_cores())
     worker = Worker(request.exec, device, threads, hosts)
     return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
 
@@ -215,9 +214,4 @@ def _num_slots(config: ExecConfig, device_type: str) -> int:
         import torch
 
         return torch.cuda.device_count()
-    return _num_cores()
-
-
-def _num_cores() -> int:
-    """The cores that this process may use, which in a container or a job are not all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.batches import stack_width
 from bnexp.engine.build import HostData
-from bnexp.engine.device import environment, resolve_device, resolve_precision
+from bnexp.engine.device import environment, num_cores, resolve_device, resolve_precision
 from bnexp.errors import ConfigError
 
 NUM_RUNS = 16
@@ -66,7 +65,7 @@ def main(argv: Sequence[str], others: Mapping[str, Callable[..., float]] | None 
     for table in found:
         for row in table["rows"]:
             row["peak_fraction"] = row["rate"] * table["flops_per_image"] / peak
-    machine = {**environment(device, "auto"), "cores": _num_cores(), "matmul_peak": peak}
+    machine = {**environment(device, "auto"), "cores": num_cores(), "matmul_peak": peak}
     if options.json:
         print(json.dumps({"machine": machine, "sizes": found}))
         return 0
@@ -121,7 +120,7 @@ def _contenders(
     size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device
 ) -> dict[str, Callable[..., Timing]]:
     """Name -> a function of `seconds` that times it."""
-    slots = 1 if device.type == "cuda" else min(NUM_RUNS, _num_cores())
+    slots = 1 if device.type == "cuda" else min(NUM_RUNS, num_cores())
     width = min(stack_width(configs[0], size.side), NUM_RUNS // slots)
 
     def ours(batches: Sequence[Sequence[RunConfig]], threads: int) -> Callable[..., Timing]:
@@ -129,7 +128,7 @@ def _contenders(
 
     contenders: dict[str, Callable[..., Timing]] = {
         TEXTBOOK: partial(time_textbook, size, host, device),
-        "one run": ours([configs[:1]], _num_cores()),
+        "one run": ours([configs[:1]], num_cores()),
         f"sweep of {NUM_RUNS}, {slots} at a time": ours([[config] for config in configs[:slots]], 1),
     }
     if width > 1:
@@ -189,7 +188,3 @@ def _print(table: dict[str, Any]) -> None:
             f"  whole command, {whole['runs']} runs of {whole['epochs']} epochs: "
             f"textbook loop {whole['textbook']:.1f} s, bnexp {whole['bnexp']:.1f} s, {whole['ratio']:.2f}x"
         )
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -43,6 +43,11 @@ def resolve_precision(config: RunConfig, device: torch.device, image_size: int) 
     return "bf16" if _fast_bf16(device.type) else "fp32"
 
 
+def num_cores() -> int:
+    """The cores that this process may use, which in a container or a job are not all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
     """The CPU's instruction-set flags, where the system tells them."""

@@ -85,5 +85,5 @@ def test_a_sweep_says_how_it_is_executed(
     assert ("side by side" if stack else "4 runs alone") in capsys.readouterr().out
 
 
-def test_timings_are_real(tmp_path: Path) -> None:
+def test_timings_are_real() -> None:
     assert "timed to be" in choice(SEEDS).reason
