@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from bnexp.bench.sizes import NUM_CLASSES, Size
 from bnexp.config import RunConfig
 from bnexp.engine.build import HostData, build_network, to_device
 from bnexp.engine.loop import Row, train_run
-from bnexp.engine.process import process_context
+from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import train_stack
+from bnexp.errors import RunError
 
 WARMUP_STEPS = 10
 PEAK_SIDE = 2048  # of the square matrices that the machine's peak is measured with
@@ -141,29 +142,16 @@ Task = tuple[Callable[..., float], tuple[Any, ...]]
 
 def in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:
     """Run the tasks at once, each in a process of its own; what each returns, and its most memory in bytes."""
-    context = process_context(device)
-    started = []
-    for task in tasks:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_report, args=(there, device, task), daemon=True)
-        process.start()
-        there.close()
-        started.append((process, here))
-    found = []
-    for process, here in started:
-        found.append(here.recv())
-        process.join()
+    found = call_in_processes(device, [partial(_measured, device, task) for task in tasks])
+    if None in found:
+        raise RunError("a process that was timed has died")
     return found
 
 
-def _report(pipe: Any, device: torch.device, task: Task) -> None:
+def _measured(device: torch.device, task: Task) -> tuple[float, int]:
     function, arguments = task
     value = function(*arguments)
     if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
-    pipe.send((value, memory))
-    pipe.close()
-    sys.stdout.flush()
-    os._exit(0)
+        return value, torch.cuda.max_memory_allocated(device)
+    unit = 1024 if sys.platform != "darwin" else 1
+    return value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

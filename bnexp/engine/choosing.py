@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from bnexp.config import RunConfig
 from bnexp.engine.batches import Batch, batched
 from bnexp.engine.estimate import Estimator
 from bnexp.engine.execute import Job, Worker
-from bnexp.engine.process import process_context
+from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import stack_key
 
 FEW_STEPS = 2000  # of all runs of a shape: they are over before a timing has paid
@@ -91,27 +90,15 @@ def _timed(samples: Mapping[Hashable, Batch], worker: Worker, slots: int) -> dic
     """Kind -> how many times as fast a run of the stack is as a run alone."""
     kinds = list(samples)
     parts = [kinds[start::slots] for start in range(min(slots, len(kinds)))]
-    context = process_context(worker.device)
-    started: list[tuple[Any, Connection, list[Hashable]]] = []
-    for part in parts:
-        here, there = mp.Pipe(duplex=False)
-        process = context.Process(target=_time, args=(there, [samples[kind] for kind in part], worker), daemon=True)
-        process.start()
-        there.close()
-        started.append((process, here, part))
+    calls = [partial(_gains, [samples[kind] for kind in part], worker) for part in parts]
     gains: dict[Hashable, float] = {}
-    for process, here, part in started:
-        try:
-            gains |= dict(zip(part, here.recv(), strict=True))
-        except EOFError:  # it died, of a stack that takes too much memory, for one
-            gains |= dict.fromkeys(part, 0.0)
-        process.join()
+    for part, found in zip(parts, call_in_processes(worker.device, calls), strict=True):
+        # a process may die of a stack that takes too much memory
+        gains |= dict.fromkeys(part, 0.0) if found is None else dict(zip(part, found, strict=True))
     return gains
 
 
-def _time(pipe: Connection, batches: Sequence[Batch], worker: Worker) -> None:
+def _gains(batches: Sequence[Batch], worker: Worker) -> list[float]:
     worker.start()
     estimator = Estimator(worker)
-    pipe.send([
-        len(batch) * estimator.of_training(batch[:1]) / estimator.of_training(batch) for batch in batches
-    ])  # fmt: skip
+    return [len(batch) * estimator.of_training(batch[:1]) / estimator.of_training(batch) for batch in batches]

@@ -92,6 +92,30 @@ def process_context(device: torch.device) -> Any:
     return mp.get_context("fork" if device.type == "cpu" and sys.platform == "linux" else "spawn")
 
 
+def call_in_processes(device: torch.device, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Call these at once, each in a process of its own; what each returns, or None where its process died."""
+    context = process_context(device)
+    started = []
+    for call in calls:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_answer, args=(there, call), daemon=True)
+        process.start()
+        there.close()
+        started.append((process, here))
+    found = []
+    for process, here in started:
+        try:
+            found.append(here.recv())
+        except EOFError:
+            found.append(None)
+        process.join()
+    return found
+
+
+def _answer(pipe: Connection, call: Callable[[], Any]) -> None:
+    pipe.send(call())
+
+
 def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
     context = process_context(worker.device)
     if worker.device.type == "cuda":
