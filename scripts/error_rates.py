@@ -21,10 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.analysis.power import power_from_pilot, power_of_difference, power_of_equivalence
+from bnexp.analysis.power import (
+    power_from_pilot,
+    power_of_difference,
+    power_of_equivalence,
+    power_of_non_inferiority,
+)
 from bnexp.analysis.rule import Decision, Rule
 from bnexp.analysis.significance import Array, t_p
 from bnexp.analysis.worlds import SAME_ARMS, World, outcome_rates
+from bnexp.comparison import Direction
 from bnexp.report.style import RC, look_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +40,7 @@ SD = World().sd
 MARGIN_OF_SAME = SD / 100  # the worst case: a large margin forgives what the interval got wrong
 PILOT = 200_000  # pairs, so many that what is tested is the rule and not the pilot's luck
 SAME, EFFECTS, ZEROS = "same arms", "effect of 2 margins", "true zero"
+LOSSES, NO_LOSSES = "loss of the margin", "no loss"  # judged by `not lower`
 LOPSIDED = "lopsided zero"  # no arms: exponential differences of mean 0, where no test is exact
 EFFECT_MARGINS = {6: 0.7, 10: 0.5, 30: 0.27}  # in SD, for a power of about 0.8
 ZERO_MARGINS = {6: 1.4, 10: 1.0, 30: 0.55}
@@ -57,7 +64,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=10_000, help="simulated studies a cell (default: 10000)")
     num_studies = parser.parse_args().studies
-    cells = [*same_arms(num_studies), *planted_effects(num_studies), *true_zeros(num_studies)]
+    cells = [
+        *same_arms(num_studies),
+        *planted_effects(num_studies),
+        *true_zeros(num_studies),
+        *not_lower(num_studies),
+    ]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "rates.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(cells[0])), lineterminator="\n")
@@ -116,10 +128,10 @@ def planted_effects(num_studies: int) -> list[Cell]:
         failing = Plan("supported", num, 0.8 * (fewer.control_fails - fewer.treatment_fails) / 2, num_studies)
         plain = Plan("supported", num, margin, num_studies)
         cells += [
-            plain.cell("normal", World(effect=2 * margin), promised),
-            plain.cell("skewed", World("skewed", effect=2 * margin), promised),
-            rare.cell("2 % fail", rarely_failing(4 * SD), rare.promise(rarely_failing(0), effect=4 * SD)),
-            failing.cell("fewer failures", fewer, failing.promise(fewer, effect=None)),
+            plain.cell("normal", World(effect=2 * margin), promised, EFFECTS),
+            plain.cell("skewed", World("skewed", effect=2 * margin), promised, EFFECTS),
+            rare.cell("2 % fail", rarely_failing(4 * SD), rare.promise(rarely_failing(0), effect=4 * SD), EFFECTS),
+            failing.cell("fewer failures", fewer, failing.promise(fewer, effect=None), EFFECTS),
         ]
     return cells
 
@@ -132,9 +144,27 @@ def true_zeros(num_studies: int) -> list[Cell]:
         promised = power_of_equivalence(num, sd=SD, margin=plain.margin)
         rare = Plan("negligible", num, 2 * SD, num_studies)
         cells += [
-            plain.cell("normal", World(), promised),
-            plain.cell("skewed", World("skewed"), promised),
-            rare.cell("2 % fail", rarely_failing(0), rare.promise(rarely_failing(0), effect=0.0)),
+            plain.cell("normal", World(), promised, ZEROS),
+            plain.cell("skewed", World("skewed"), promised, ZEROS),
+            rare.cell("2 % fail", rarely_failing(0), rare.promise(rarely_failing(0), effect=0.0), ZEROS),
+        ]
+    return cells
+
+
+def not_lower(num_studies: int) -> list[Cell]:
+    """Treatments that lose just the margin, or nothing, and how often they are said to lose less than the margin."""
+    cells = []
+    for num in PAIRS:
+        plain = Plan("supported", num, ZERO_MARGINS[num] * SD, num_studies, "not lower")
+        rare = Plan("supported", num, 2 * SD, num_studies, "not lower")
+        promised = power_of_non_inferiority(num, sd=SD, margin=plain.margin)
+        cells += [
+            plain.cell("normal", World(effect=-plain.margin), 0.05, LOSSES),
+            plain.cell("skewed", World("skewed", effect=-plain.margin), 0.05, LOSSES),
+            rare.cell("2 % fail", rarely_failing(-rare.margin), 0.05, LOSSES),
+            plain.cell("normal", World(), promised, NO_LOSSES),
+            plain.cell("skewed", World("skewed"), promised, NO_LOSSES),
+            rare.cell("2 % fail", rarely_failing(0), rare.promise(rarely_failing(0), effect=0.0), NO_LOSSES),
         ]
     return cells
 
@@ -147,16 +177,22 @@ class Plan:
     num_pairs: int
     margin: float
     num_studies: int
+    direction: Direction = "higher"
 
-    def cell(self, name: str, world: World, promised: float) -> Cell:
-        rates = outcome_rates(world, num_pairs=self.num_pairs, margin=self.margin, num_studies=self.num_studies)
-        question = EFFECTS if self.decision == "supported" else ZEROS
+    def cell(self, name: str, world: World, promised: float, question: str) -> Cell:
+        rates = outcome_rates(
+            world,
+            num_pairs=self.num_pairs,
+            margin=self.margin,
+            direction=self.direction,
+            num_studies=self.num_studies,
+        )
         return Cell(question, name, self.num_pairs, "rule", self.num_studies, promised, rates[self.decision])
 
     def promise(self, world: World, *, effect: float | None) -> float:
         """The power that a large pilot of this world promises."""
         pilot, failed = (part[:, 0].tolist() for part in world.draw(np.random.default_rng(1), PILOT, 1))
-        rule = Rule("higher", self.margin)
+        rule = Rule(self.direction, self.margin)
         return power_from_pilot(
             self.decision,
             rule,
@@ -178,14 +214,17 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(10.2, 3.9), layout="constrained")
-        left, middle, right = figure.subplots(1, 3, width_ratios=[6, 4.4, 3.4])
-        _draw_errors(left, cells)
-        _draw_power(middle, cells, EFFECTS, "Finds: an effect of 2 margins, supported")
-        _draw_power(right, cells, ZEROS, "Finds: a true zero, negligible")
+        figure = Figure(figsize=(10.2, 6.8), layout="constrained")
+        axes = figure.subplot_mosaic("SSSSSSSLLLLL;EEEEZZZZNNNN")
+        same, loss, effect, zero, no_loss = (axes[name] for name in "SLEZN")
+        _draw_errors(same, cells, SAME, "Errs: the same arm twice, called different")
+        _draw_errors(loss, cells, LOSSES, "Errs: a loss of the margin, “not lower”")
+        _draw_power(effect, cells, EFFECTS, "Finds: an effect of 2 margins, supported")
+        _draw_power(zero, cells, ZEROS, "Finds: a true zero, negligible")
+        _draw_power(no_loss, cells, NO_LOSSES, "Finds: no loss, “not lower”")
         entries = {
             label: handle
-            for axis in (middle, left)
+            for axis in (effect, same)
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         order = [*(f"{num} pairs" for num in PAIRS), "allowed: 5 %", "promised ± 5 points", "if BCa decided"]
@@ -194,16 +233,17 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _draw_errors(axis: Any, cells: Sequence[Cell]) -> None:
-    worlds = list(SAME_ARMS)
-    for cell in (cell for cell in cells if cell.question == SAME):
+def _draw_errors(axis: Any, cells: Sequence[Cell], question: str, title: str) -> None:
+    here = [cell for cell in cells if cell.question == question]
+    worlds = list(dict.fromkeys(cell.world for cell in here))
+    for cell in here:
         x = worlds.index(cell.world) + _shift(cell.num_pairs)
         if cell.decided_by == "rule":
             _dot(axis, x, cell)
         elif cell.decided_by == "BCa alone":
             axis.plot(x, 100 * cell.found, "x", color="#9a9a9a", markersize=4.5, label=_once(axis, "if BCa decided"))
     axis.axhline(5, color="black", linewidth=1.2, label="allowed: 5 %")
-    _finish(axis, worlds, "Errors: the same arm twice, called different", 0)
+    _finish(axis, worlds, title, 0)
 
 
 def _draw_power(axis: Any, cells: Sequence[Cell], question: str, title: str) -> None:
@@ -253,7 +293,8 @@ def page(cells: Sequence[Cell], num_studies: int) -> str:
     commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "matplotlib"))
     errors = [cell for cell in cells if cell.question == SAME and cell.decided_by == "rule"]
-    promises = [cell for cell in cells if cell.question in (EFFECTS, ZEROS)]
+    lost = max((cell for cell in cells if cell.question == LOSSES), key=lambda cell: cell.found)
+    promises = [cell for cell in cells if cell.question in (EFFECTS, ZEROS, NO_LOSSES)]
     worst = max(errors, key=lambda cell: cell.found)
     far = max(promises, key=lambda cell: abs(cell.found - cell.expected))
     by_t = [cell for cell in cells if cell.decided_by == "t alone"]
@@ -273,6 +314,8 @@ Made by bnexp itself: `python scripts/error_rates.py --studies {num_studies}`.
 - **The same arm twice** is called different (supported or contradicted) in at most {worst.found:.1%} of the studies
   ({worst.world}, {worst.num_pairs} pairs); 5 % is allowed, and {num_studies:,} simulations of exactly 5 % stay under
   {binomial_bound(num_studies):.1%} 99 times of 100. The margin is a hundredth of the spread, the worst case.
+- **A loss of just the margin** is said to be "not lower by the margin" in at most {lost.found:.1%}
+  ({lost.world}, {lost.num_pairs} pairs); 5 % is allowed.
 - **What was promised is kept**: the largest gap between the power found and promised is
   {abs(far.found - far.expected) * 100:.1f} points ({far.question}, {far.world}, {far.num_pairs} pairs).
   Where runs fail, the promise comes from a pilot of {PILOT:,} pairs; a pilot of ten promises less surely.

@@ -35,8 +35,9 @@ from bnexp.report.words import fixed_words, notes
 HOW_TO_READ = (verdict_figure.HOW_TO_READ, flip_figure.HOW_TO_READ)
 GLOSSARY = (
     ("supported", "The seeds place the effect on the claimed side, and on average it is as large as what was declared "
-     "to matter (the margin); for claims of no difference: it is surely smaller than that."),
-    ("contradicted", "The same, on the other side; for claims of no difference: there is one that matters."),
+     "to matter (the margin); for claims of no difference, or of no loss: it is surely smaller than that."),
+    ("contradicted", "The same, on the other side; for claims of no difference, or of no loss: there is one that "
+     "matters."),
     ("negligible", "Whatever effect there is, it is surely smaller than the margin: two one-sided tests say so."),
     ("inconclusive", "The seeds do not decide it. The section says how many would."),
     ("mixed", "Not all comparisons of the study, or not all strata, came out alike."),
