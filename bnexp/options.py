@@ -63,7 +63,7 @@ STEP_STATISTICS = ("per_step", "shared")
 TRAINABLE = ("all", "norm")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-EXECUTORS = ("auto", "serial", "process", "stacked")
+EXECUTORS = ("auto", "serial", "process", "stacked", "graph")
 
 # how each option of a norm, model or probe is read: the method of Section, and its bounds
 CHECKS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {

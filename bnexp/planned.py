@@ -12,7 +12,7 @@ from bnexp.engine.build import HostData, check_network, load_host_data, settle_p
 from bnexp.engine.choosing import Choice, choose_batches
 from bnexp.engine.device import num_cores, resolve_device, resolve_precision
 from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
-from bnexp.errors import ConfigError
+from bnexp.errors import ConfigError, RunError
 from bnexp.identity import run_id
 from bnexp.request import Part, Request
 from bnexp.store import Store
@@ -99,6 +99,8 @@ def make_plan(request: Request) -> Plan:
     """
     store = Store(request.exec.results)
     device = resolve_device(request.exec.device)
+    if request.exec.executor == "graph" and device.type != "cuda":
+        raise RunError(f"exec.executor: 'graph': captures what CUDA launches, and this is {device.type}; use auto")
     hosts: dict[DataConfig, HostData] = {}
     resolved = resolve_runs(request.configs, request.exec, hosts)
     runs = _merge(request, resolved, store)

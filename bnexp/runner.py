@@ -58,7 +58,7 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
     """Execute these runs of a plan, a line each as it ends; run id -> record for all that ended here.
 
     Args:
-        executor: auto, serial, process or stacked.
+        executor: of `EXECUTORS`.
     """
     records: dict[str, RunRecord] = {}
     if not runs:
@@ -83,7 +83,7 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
         batches, reason = plan.batches(runs, executor=executor)
         if reason:
             bar.write(reason)
-        if executor in ("process", "stacked") or (len(runs) > 1 and executor != "serial"):
+        if executor in ("process", "stacked", "graph") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
             execute_processes(batches, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:

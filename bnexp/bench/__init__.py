@@ -92,8 +92,8 @@ def bench_size(
         command: time the whole command of a sweep too.
         others: name -> a further loop, as `time_loop` takes it.
     """
-    host, configs = size.host(), _configs(size, device)
-    contenders = _contenders(size, host, configs, device)
+    host, configs = size.host(), sweep_configs(size, device)
+    contenders = contenders_of(size, host, configs, device)
     for name, loop in (others or {}).items():
         contenders[name] = partial(time_loop, loop, size, host, device)
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
@@ -110,13 +110,13 @@ def bench_size(
     return found
 
 
-def _configs(size: Size, device: torch.device) -> list[RunConfig]:
+def sweep_configs(size: Size, device: torch.device) -> list[RunConfig]:
     """The runs of a sweep, as `bnexp train` composes them."""
     request = request_from_argv(["-m", *size.arguments(), f"seed=range({NUM_RUNS})"])
     return [replace(one, precision=resolve_precision(one, device, size.side)) for one in request.configs]
 
 
-def _contenders(
+def contenders_of(
     size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device
 ) -> dict[str, Callable[..., Timing]]:
     """Name -> a function of `seconds` that times it."""

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bnexp.bench.sizes import NUM_CLASSES, Size
 from bnexp.config import RunConfig
 from bnexp.engine.build import HostData, build_network, to_device
+from bnexp.engine.device import settle_process
 from bnexp.engine.loop import Row, train_run
 from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import train_stack
@@ -103,7 +104,7 @@ def steady_rate(steps: Iterable[int], *, seconds: float) -> float:
 
 
 def _ours(batch: Sequence[RunConfig], host: HostData, device: torch.device, threads: int, seconds: float) -> float:
-    torch.set_num_threads(threads)
+    settle_process(threads)
     data = to_device(host, device)
     per_epoch = len(data.train_y) // batch[0].batch_size * batch[0].batch_size
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,10 +29,25 @@ class Augmentation:
     flip: Tensor | None
 
     def to(self, device: torch.device) -> Augmentation:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+        return self.each(lambda tensor: tensor.to(device))
 
-        return replace(self, dy=move(self.dy), dx=move(self.dx), flip=move(self.flip))
+    def part(self, start: int, stop: int) -> Augmentation:
+        """The draws of the examples `start` to `stop`."""
+        return self.each(lambda tensor: tensor[start:stop])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Augmentation:
+        """With every tensor that is there changed."""
+        return self.with_tensors([change(tensor) for tensor in self.tensors().values()])
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Augmentation:
+        """With others in place of those of `tensors()`, in its order."""
+        named = dict(zip(self.tensors(), tensors, strict=True))
+        return Augmentation(self.pad, named.get("dy"), named.get("dx"), named.get("flip"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The draws that are there, by name."""
+        named = {"dy": self.dy, "dx": self.dx, "flip": self.flip}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def pad_for(image_size: int) -> int:
@@ -55,11 +71,11 @@ def draw_augmentation(kind: str, num_examples: int, *, pad: int, generator: torc
     return Augmentation(pad, dy if crop else None, dx if crop else None, flip if kind != "crop" else None)
 
 
-def apply_augmentation(x: Tensor, augmentation: Augmentation, start: int, stop: int) -> Tensor:
-    """Crop and flip the examples `start` to `stop` of the epoch.
+def apply_augmentation(x: Tensor, augmentation: Augmentation) -> Tensor:
+    """Crop and flip each example by its draws.
 
     Args:
-        x: (stop − start, C, H, W) raw pixels; the crop brings in zeros, which are black.
+        x: (N, C, H, W) raw pixels; the crop brings in zeros, which are black.
 
     Source: pad 4, random crop and flip as in He et al. 2015, section 4.2.
     """
@@ -67,13 +83,13 @@ def apply_augmentation(x: Tensor, augmentation: Augmentation, start: int, stop: 
     rows = torch.arange(height, device=x.device).expand(num, height)
     columns = torch.arange(width, device=x.device).expand(num, width)
     if augmentation.flip is not None:
-        flip = augmentation.flip[start:stop, None]
+        flip = augmentation.flip[:, None]
         columns = torch.where(flip, width - 1 - columns, columns)
     pad = 0
     if augmentation.dy is not None and augmentation.dx is not None:
         pad = augmentation.pad
-        rows = rows + augmentation.dy[start:stop, None]
-        columns = columns + augmentation.dx[start:stop, None]
+        rows = rows + augmentation.dy[:, None]
+        columns = columns + augmentation.dx[:, None]
         x = torch.nn.functional.pad(x, (pad, pad, pad, pad))
     index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).reshape(num, 1, height * width)
     flat = x.reshape(num, channels, -1).gather(2, index.expand(num, channels, height * width))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from bnexp.config import RunConfig
 from bnexp.errors import RunError
 
 BF16_LEAST_IMAGE_SIZE = 28  # below that, overhead and not arithmetic is the cost
+# of malloc.h, for mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT = 2**25  # bytes of a block; more than glibc allows is refused
+MOST_KEPT = 2**31 - 1  # bytes in all
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,6 +47,18 @@ def resolve_precision(config: RunConfig, device: torch.device, image_size: int) 
     if image_size < BF16_LEAST_IMAGE_SIZE or config.model.name in ("mlp", "lstm", "gru"):
         return "fp32"
     return "bf16" if _fast_bf16(device.type) else "fp32"
+
+
+def settle_process(threads: int) -> None:
+    """Settle what belongs to a process that trains: its threads, what fp32 means, and that it keeps its memory."""
+    torch.set_num_threads(threads)
+    # fp32 means fp32: without this, convolutions on CUDA would silently round to TF32
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # a step frees what the next one asks for: given back to the system in between, it comes as page faults
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def num_cores() -> int:

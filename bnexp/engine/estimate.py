@@ -107,9 +107,9 @@ def time_pace(configs: Sequence[RunConfig], worker: Worker, data: DeviceData) ->
         few = _cut(data, num_train=steps_per_epoch * batch_size, num_eval=num_eval)
         shapes = [replace(_shape(config), epochs=num_steps // steps_per_epoch, seed=config.seed) for config in configs]
         if len(shapes) > 1:
-            outcomes = train_stack(shapes, few, worker.device)
+            outcomes = train_stack(shapes, few, worker.device, captured=worker.captures)
         else:
-            outcomes = [train_run(shapes[0], few, worker.device)]
+            outcomes = [train_run(shapes[0], few, worker.device, captured=worker.captures)]
         epochs, steps = (max(outcome.history[-1][key] for outcome in outcomes) for key in ("epoch", "step"))
         train_seconds, eval_seconds = (sum(outcome.seconds[key] for outcome in outcomes) for key in ("train", "eval"))
         num_images = epochs * len(few.val_y) + sum(len(y) for _, y in few.splits().values())

@@ -17,7 +17,7 @@ from torch import Tensor
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
-from bnexp.engine.device import environment
+from bnexp.engine.device import environment, settle_process
 from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
 from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError
@@ -58,10 +58,12 @@ class Worker:
 
     def start(self) -> None:
         """Settle what belongs to the whole process."""
-        torch.set_num_threads(self.threads)
-        # fp32 means fp32: without this, convolutions on CUDA would silently round to TF32
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        settle_process(self.threads)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps are captured and replayed."""
+        return self.device.type == "cuda" and self.exec.executor in ("auto", "graph")
 
     def data(self, config: DataConfig) -> DeviceData:
         if config not in self._on_device:
@@ -170,6 +172,7 @@ def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Ca
         worker.data(configs[0].data),
         worker.device,
         checkpointing=[Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds) for name in names],
+        captured=worker.captures,
         on_epoch=lambda index, row: logs[index](row),
         on_end=on_end,
     )
@@ -346,8 +349,15 @@ def _train_run(
 ) -> Outcome:
     torch.set_num_threads(threads)
     checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
-    data = worker.data(config.data)
-    return train_run(config, data, worker.device, checkpointing=checkpointing, probes=probes, on_epoch=on_epoch)
+    return train_run(
+        config,
+        worker.data(config.data),
+        worker.device,
+        checkpointing=checkpointing,
+        probes=probes,
+        captured=worker.captures,
+        on_epoch=on_epoch,
+    )
 
 
 def _add_probes(record: RunRecord, probes: dict[str, dict[str, Any]], seconds: float, store: Store) -> RunRecord:

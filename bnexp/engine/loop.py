@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentation, pad_for
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
+from bnexp.engine.captured import CapturedStep, can_capture
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
@@ -65,23 +66,26 @@ def train_run(
     *,
     checkpointing: Checkpointing | None = None,
     probes: Mapping[str, Mapping[str, Any]] | None = None,
+    captured: bool = False,
     on_epoch: Callable[[Row], None] = lambda row: None,
 ) -> Outcome:
     """Train to the end of the budget or to a loss that is not finite, then evaluate once on test.
 
     Args:
         config: with a resolved precision.
+        captured: capture a step and replay it, where the run is one that can be; on CUDA.
         probes: probe -> its options; they measure beside the training and do not change it. Those that look at a
             trained network are left to `measure_trained`.
         on_epoch: called with each new history row.
     """
     probing = Probing(config, data, {name: (probes or {})[name] for name in STEP_PROBES if name in (probes or {})})
     model, optimizer, history = _start(config, data, device, checkpointing, probing)
+    updates = _Updates(model, optimizer, config, data, probing, captured=captured)
     eval_seconds = 0.0
     saved_at = time.perf_counter()
     status: Status = "finished"
     while len(history) < config.epochs:
-        row = train_epoch(model, optimizer, config, data, epoch=len(history), probing=probing)
+        row = train_epoch(updates, epoch=len(history))
         validation = None
         if math.isfinite(row["train_loss"]):
             started = time.perf_counter()
@@ -180,15 +184,82 @@ def initial_network(config: RunConfig, data: DeviceData) -> nn.Module:
     return model
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: RunConfig,
-    data: DeviceData,
-    *,
-    epoch: int,
-    probing: Probing,
-) -> Row:
+class _Updates:
+    """The updates of a run, one by one or captured, and their sums over an epoch.
+
+    Attributes:
+        loss_sum, num_correct: scalars on the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: RunConfig,
+        data: DeviceData,
+        probing: Probing,
+        *,
+        captured: bool,
+    ) -> None:
+        self.model, self.optimizer, self.config, self.data, self.probing = model, optimizer, config, data, probing
+        device = data.train_x.device
+        self.loss_sum = torch.zeros((), device=device)
+        self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._captured: CapturedStep | None = None
+        self._drawn: Augmentation | None = None
+        self._lr = torch.zeros((), device=device)
+        if captured and can_capture(config, model, probing.wanted):
+            self._captured = CapturedStep(self._update_at)
+        for group in optimizer.param_groups:
+            if self._captured is not None:
+                group["lr"] = self._lr
+            if "capturable" in group:  # a checkpoint brings that of whoever wrote it
+                group["capturable"] = self._captured is not None
+
+    def begin(self) -> None:
+        """Begin an epoch."""
+        self.loss_sum.zero_()
+        self.num_correct.zero_()
+
+    def update(self, index: Tensor, augmentation: Augmentation | None, lr: float, *, step: int, epoch: int) -> None:
+        """Make one update.
+
+        Args:
+            index: of the training examples.
+            augmentation: their draws.
+            step: updates before this one.
+        """
+        if self._captured is not None:
+            draws = () if augmentation is None else augmentation.tensors().values()
+            self._drawn = augmentation
+            self._captured(torch.full_like(self._lr, lr), index, *draws)
+            return
+        x, y = self._batch(index, augmentation)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.probing.before_update(self.model, self.optimizer, x, y, step=step, epoch=epoch, lr=lr)
+        self._add(*train_step(self.model, self.optimizer, self.config, x, y), y)
+
+    def _update_at(self, lr: Tensor, index: Tensor, *draws: Tensor) -> None:
+        """One update, of nothing but tensors."""
+        self._lr.copy_(lr)
+        augmentation = None if self._drawn is None else self._drawn.with_tensors(draws)
+        x, y = self._batch(index, augmentation)
+        self._add(*train_step(self.model, self.optimizer, self.config, x, y), y)
+
+    def _batch(self, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
+        """Normalized images and labels."""
+        x, y = self.data.train_x[index], self.data.train_y[index]
+        if augmentation is not None:
+            x = apply_augmentation(x, augmentation)
+        return normalize(x, self.data), y
+
+    def _add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        self.loss_sum += loss
+        self.num_correct += (logits.argmax(1) == y).sum()
+
+
+def train_epoch(updates: _Updates, *, epoch: int) -> Row:
     """One pass in an order, and with augmentations, that depend on the seed and the epoch alone.
 
     Args:
@@ -198,6 +269,7 @@ def train_epoch(
         A history row without validation. Its train_loss is the optimized loss, averaged over the steps; it is not
         finite where any step's was not. Its train_seconds leave out what probes took.
     """
+    config, data, probing = updates.config, updates.data, updates.probing
     started, probed = time.perf_counter(), probing.seconds
     device = data.train_x.device
     num_train, batch_size = len(data.train_y), config.batch_size
@@ -206,32 +278,22 @@ def train_epoch(
     order, augmentation = draw_epoch(config, data, epoch)
     order = order.to(device)
     augmentation = None if augmentation is None else augmentation.to(device)
-    _enter_epoch(model, config, data, epoch)
-    loss_sum = torch.zeros((), device=device)
-    num_correct = torch.zeros((), dtype=torch.int64, device=device)
+    _enter_epoch(updates.model, config, data, epoch)
+    updates.begin()
     lr, steps_done = config.lr, 0
     for k in range(steps_per_epoch):
         start, stop = k * batch_size, (k + 1) * batch_size
-        index = order[start:stop]
-        x, y = data.train_x[index], data.train_y[index]
-        if augmentation is not None:
-            x = apply_augmentation(x, augmentation, start, stop)
+        part = None if augmentation is None else augmentation.part(start, stop)
         lr = config.lr * factor_at(config, first_step + k, steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        x = normalize(x, data)
-        probing.before_update(model, optimizer, x, y, step=first_step + k, epoch=epoch, lr=lr)
-        loss, logits = train_step(model, optimizer, config, x, y)
-        loss_sum += loss
-        num_correct += (logits.argmax(1) == y).sum()
+        updates.update(order[start:stop], part, lr, step=first_step + k, epoch=epoch)
         steps_done = k + 1
-        if steps_done % CHECK_STEPS == 0 and not math.isfinite(loss_sum.item()):
+        if steps_done % CHECK_STEPS == 0 and not math.isfinite(updates.loss_sum.item()):
             break
-    loss_total = loss_sum.item()  # waits for the device: the time below is that of the whole epoch
+    loss_total = updates.loss_sum.item()  # waits for the device: the time below is that of the whole epoch
     train_seconds = time.perf_counter() - started - (probing.seconds - probed)
     return epoch_row(
-        epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(num_correct.item()), lr=lr,
-        train_seconds=train_seconds,
+        epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(updates.num_correct.item()),
+        lr=lr, train_seconds=train_seconds,
     )  # fmt: skip
 
 

@@ -42,6 +42,11 @@ class StackedOptimizer:
             name: [torch.zeros_like(value) for value in self._values] for name in self._state_names()
         }
 
+    @property
+    def on_device_alone(self) -> bool:
+        """Whether a step is the same kernels each time: Adam's corrections of its means are counted on the host."""
+        return self._optim.name not in ("adam", "adamw")
+
     @torch.no_grad()
     def step(self, lr: Tensor) -> None:
         """Update every parameter from its gradient, and forget the gradients.

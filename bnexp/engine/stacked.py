@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
+from bnexp.engine.captured import CapturedStep, can_capture
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.loop import (
     CHECK_STEPS,
@@ -87,12 +88,15 @@ class _Stack:
 
     Attributes:
         data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
+        loss_sum, num_correct: (K,), of the epoch so far.
     """
 
     configs: Sequence[RunConfig]
     data: DeviceData
     model: nn.Module
     optimizer: StackedOptimizer
+    loss_sum: Tensor
+    num_correct: Tensor
 
     @property
     def num(self) -> int:
@@ -116,6 +120,7 @@ def train_stack(
     device: torch.device,
     *,
     checkpointing: Sequence[Checkpointing] = (),
+    captured: bool = False,
     on_epoch: Callable[[int, Row], None] = lambda index, row: None,
     on_end: Callable[[int, Outcome], None] = lambda index, outcome: None,
 ) -> list[Outcome]:
@@ -130,6 +135,7 @@ def train_stack(
     Args:
         configs: with a resolved precision.
         checkpointing: of each run; none of any where it is empty.
+        captured: as in `train_run`.
         on_epoch: called with a run's place in `configs` and its new history row.
         on_end: called with its place and how it ended, as soon as it has.
 
@@ -137,6 +143,7 @@ def train_stack(
         RunError: a network has a layer that cannot be laid side by side.
     """
     stack, histories = _start(configs, data, device, checkpointing)
+    update = _updating(stack, captured=captured)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     outcomes: dict[int, Outcome] = {}
@@ -148,7 +155,7 @@ def train_stack(
         on_end(index, outcomes[index])
 
     for epoch in range(len(histories[0]), stack.config.epochs):
-        rows = _train_epoch(stack, epoch)
+        rows = _train_epoch(stack, epoch, update)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
         validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
@@ -196,7 +203,8 @@ def _start(
         optimizer.read_from(optimizers)
     num = len(configs)
     wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
-    return _Stack(configs, wide, model, optimizer), histories
+    sums = torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int64, device=device)
+    return _Stack(configs, wide, model, optimizer, *sums), histories
 
 
 Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]
@@ -236,7 +244,35 @@ def _alone(config: RunConfig, data: DeviceData) -> tuple[nn.Module, torch.optim.
     return network, build_optimizer(network, config.optim, config.lr)
 
 
-def _train_epoch(stack: _Stack, epoch: int) -> list[Row]:
+Update = Callable[[Tensor, Tensor, Augmentation | None], None]
+
+
+def _updating(stack: _Stack, *, captured: bool) -> Update:
+    """What makes an update of learning rates, (K,), the places of examples, (B, K), and their draws."""
+
+    def plain(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+        x, y = _batch(stack, index, augmentation)
+        losses, logits = _train_step(stack, x, y, lr)
+        stack.loss_sum += losses
+        stack.num_correct += (logits.argmax(2) == y).sum(0)
+
+    if not (captured and stack.optimizer.on_device_alone and can_capture(stack.config, stack.model, {})):
+        return plain
+    drawn: list[Augmentation | None] = [None]
+
+    def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
+        plain(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
+
+    step = CapturedStep(of_tensors)
+
+    def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+        drawn[0] = augmentation
+        step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
+
+    return update
+
+
+def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
     """As `train_epoch`, a row for each run."""
     started = time.perf_counter()
     config, data, device = stack.config, stack.data, stack.data.train_x.device
@@ -249,18 +285,16 @@ def _train_epoch(stack: _Stack, epoch: int) -> list[Row]:
     factors = [factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
     lrs = [[factor * one.lr for one in stack.configs] for factor in factors]
     lrs_on_device = torch.tensor(lrs, dtype=data.scale.dtype).to(device)
-    loss_sum = torch.zeros(stack.num, device=device)
-    num_correct = torch.zeros(stack.num, dtype=torch.int64, device=device)
+    stack.loss_sum.zero_()
+    stack.num_correct.zero_()
     marks: list[tuple[int, Tensor, Tensor]] = []
     for k in range(steps_per_epoch):
         start, stop = k * batch_size, (k + 1) * batch_size
-        x, y = _batch(stack, order, augmentation, start, stop)
-        losses, logits = _train_step(stack, x, y, lrs_on_device[k])
-        loss_sum += losses
-        num_correct += (logits.argmax(2) == y).sum(0)
+        part = None if augmentation is None else augmentation.part(start * stack.num, stop * stack.num)
+        update(lrs_on_device[k], order[start:stop], part)
         if (k + 1) % CHECK_STEPS == 0 or k + 1 == steps_per_epoch:
             # what `train_epoch` looks at on the host, kept on the device: no step waits for it
-            marks.append((k + 1, loss_sum.clone(), num_correct.clone()))
+            marks.append((k + 1, stack.loss_sum.clone(), stack.num_correct.clone()))
     told = [(steps, sums.tolist(), correct.tolist()) for steps, sums, correct in marks]
     train_seconds = (time.perf_counter() - started) / stack.num
     rows = []
@@ -291,15 +325,12 @@ def _draw_epochs(stack: _Stack, epoch: int) -> tuple[Tensor, Augmentation | None
     return order, replace(first, dy=joined("dy"), dx=joined("dx"), flip=joined("flip")).to(device)
 
 
-def _batch(
-    stack: _Stack, order: Tensor, augmentation: Augmentation | None, start: int, stop: int
-) -> tuple[Tensor, Tensor]:
-    """Normalized images, (B, K·C, H, W), and labels, (B, K)."""
-    index = order[start:stop]
+def _batch(stack: _Stack, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
+    """Normalized images, (B, K·C, H, W), and labels, (B, K), of the examples at `index`, (B, K)."""
     x = stack.data.train_x.index_select(0, index.flatten())
     if augmentation is not None:
-        x = apply_augmentation(x, augmentation, start * stack.num, stop * stack.num)
-    x = x.view(stop - start, -1, *x.shape[2:])
+        x = apply_augmentation(x, augmentation)
+    x = x.view(len(index), -1, *x.shape[2:])
     return normalize(x, stack.data), stack.data.train_y[index]
 
 

@@ -90,7 +90,7 @@ def test_augmentation_is_pad_crop_and_flip_one_by_one(kind: str, size: int, pad:
     drawn = draw_augmentation(kind, 40, pad=pad, generator=torch.Generator().manual_seed(1))
     assert drawn is not None
     assert (drawn.dy is None, drawn.flip is None) == (kind == "flip", kind == "crop")
-    out = apply_augmentation(x, drawn, 0, 40)
+    out = apply_augmentation(x, drawn)
     assert out.dtype == torch.uint8
     for k in range(40):
         dy, dx = (0, 0) if drawn.dy is None or drawn.dx is None else (int(drawn.dy[k]), int(drawn.dx[k]))
@@ -108,8 +108,8 @@ def test_augmentation_of_an_example_does_not_depend_on_the_batch_size() -> None:
     x = torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     drawn = draw_augmentation("crop_flip", 24, pad=1, generator=torch.Generator().manual_seed(1))
     assert drawn is not None
-    whole = apply_augmentation(x, drawn, 0, 24)
-    parts = [apply_augmentation(x[s : s + 8], drawn, s, s + 8) for s in (0, 8, 16)]
+    whole = apply_augmentation(x, drawn)
+    parts = [apply_augmentation(x[s : s + 8], drawn.part(s, s + 8)) for s in (0, 8, 16)]
     assert torch.equal(whole, torch.cat(parts))
 
 
