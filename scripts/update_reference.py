@@ -56,7 +56,7 @@ RECURRENT = (
     "lr=0.005"
 )
 MEDIUM = (
-    ("placement,lr-range,small-batch", "$MNIST"),
+    ("placement,lr-range,small-batch,depth", "$MNIST"),
     ("shift-cause", "$CIFAR"),
 )
 RECIPES = {
@@ -70,7 +70,7 @@ RECIPES = {
         audit=True,
     ),
     "audit-medium": Recipe(
-        "The audit, medium tier, of four studies: placement, lr-range and small-batch on MNIST, shift-cause on "
+        "The audit, medium tier, of five studies: placement, lr-range, small-batch and depth on MNIST, shift-cause on "
         "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). Trainings are short, four to "
         "six epochs of some thousand images: no arm is done learning then. The other studies were not run.",
         tuple(f"train -m study={names} tier=medium data.root={root} exec.executor=stacked" for names, root in MEDIUM),
