@@ -24,7 +24,7 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "ratio": (frozenset({"treatment", "control"}), frozenset({"control_measure"})),
     "matched": (frozenset({"treatment", "control"}), frozenset()),
     "level": (frozenset({"treatment", "reference"}), frozenset()),
-    "reach": (frozenset({"treatment", "control", "over"}), frozenset({"within", "best"})),
+    "reach": (frozenset({"treatment", "control", "over"}), frozenset({"within", "best", "least"})),
     "span": (frozenset({"treatment", "control", "over"}), frozenset({"within", "best"})),
     "worst": (frozenset({"treatment", "control", "over"}), frozenset()),
     "slope": (frozenset(), frozenset({"treatment", "control", "over", "levels"})),
@@ -34,7 +34,8 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 FACTORS = ("ratio", "reach")  # their margin is a factor above 1, judged on a logarithm
 IN_NUMBERS = ("reach", "span", "slope")  # they reckon with the levels themselves: numbers above 0
 FIELDS = (
-    "treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "best", "budget",
+    "treatment", "control", "control_measure", "over", "levels", "against", "reference", "within", "best", "least",
+    "budget",
 )  # fmt: skip
 # where a margin in accuracy that a tier declares may stand for a comparison's own
 IN_ACCURACY = ("difference", "matched", "level", "worst", "interaction", "search", "slope")
@@ -71,6 +72,8 @@ class Comparison:
             `margin`: the tier's.
         best: whose best level that is: own, or None: the arm's, for how far it goes before it falls off; pair: that of
             both, for how far it goes and is as good as any.
+        least: the mean accuracy that each arm has at its best level, or it has not been trained and there is nothing
+            to fall off from: the comparison is invalid.
     """
 
     shape: str
@@ -87,6 +90,7 @@ class Comparison:
     reference: float | None = None
     within: float | Literal["margin"] | None = None
     best: Best | None = None
+    least: float | None = None
     budget: int | None = None
     role: Role = "claim"
 
@@ -247,6 +251,12 @@ def _check_numbers(prefix: str, comparison: Comparison, metric: str) -> None:
         raise ConfigError(f"{prefix}.margin", got=None, hint="a tier's margin is of accuracies: this needs its own")
     if comparison.within not in (None, "margin"):
         _number(f"{prefix}.within", comparison.within, above=0)
+    if comparison.least is not None:
+        if not 0 < _number(f"{prefix}.least", comparison.least) < 1:
+            raise ConfigError(f"{prefix}.least", got=comparison.least, hint="expected a fraction between 0 and 1")
+        if comparison.within is None or measure.name not in METRICS or measure.unit != "fraction":
+            hint = "is of an accuracy that every run reports, and of a level within some distance of the best"
+            raise ConfigError(f"{prefix}.least", got=comparison.least, hint=hint)
     if comparison.target is not None:
         if not comparison.has_target:
             raise ConfigError(f"{prefix}.target", got=comparison.target, hint=f"means nothing to {measure.name}")

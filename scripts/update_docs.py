@@ -109,7 +109,10 @@ def comparisons_of(spec: StudySpec) -> list[str]:
             claims = said.setdefault(compared(comparisons[index]), {})
             claims.setdefault(claimed(comparisons[index]), []).append(tier)
         alike = len(said) == 1 == len(next(iter(said.values())))
-        sentences.append("; ".join(_sentence(what, claims, tiers=not alike) for what, claims in said.items()))
+        sentence = "; ".join(_sentence(what, claims, tiers=not alike) for what, claims in said.items())
+        least = spec.comparisons[index].least
+        sentence += "" if least is None else f"; invalid where an arm is nowhere {100 * least:g} % accurate"
+        sentences.append(sentence)
     return sentences
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from bnexp.analysis.frame import score
 from bnexp.analysis.select import Selection
 from bnexp.comparison import Comparison
 from bnexp.study import INIT, POOR_INITS
@@ -16,10 +17,11 @@ def gate_of(selection: Selection, comparison: Comparison, group: str) -> str:
     """Why this is no fair comparison, in a phrase; empty where it is one.
 
     The arm without a norm must start from initial values that suit its layers. That its search was as wide as the
-    others' is checked where it is judged: a rate that it lacks leaves it untested. And times are compared of runs that
-    were timed alike alone.
+    others' is checked where it is judged: a rate that it lacks leaves it untested. Times are compared of runs that were
+    timed alike alone. And an arm that learned little at its best has no level at which it is still good.
     """
-    return untimed(selection, comparison, group) or strawman(selection, comparison, group)
+    checks = untimed, strawman, untrained
+    return next((reason for check in checks if (reason := check(selection, comparison, group))), "")
 
 
 def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
@@ -44,6 +46,22 @@ def strawman(selection: Selection, comparison: Comparison, group: str) -> str:
         poor = sorted(inits & set(POOR_INITS))
         if poor:
             return f"{arm} starts from the init {poor[0]}, which does not suit a network without a norm"
+    return ""
+
+
+def untrained(selection: Selection, comparison: Comparison, group: str) -> str:
+    """Says so where an arm is at no level as accurate, in the mean over its seeds, as the least that is declared."""
+    if comparison.least is None:
+        return ""
+    strata, runs = selection.groups(comparison.over).get(group, []), selection.reporting()
+    for arm in comparison.arms:
+        here = runs[(runs["arm"] == arm) & runs["stratum"].isin(strata)]
+        best = score(here, str(comparison.measure)).groupby(here["stratum"]).mean().max()
+        if best < comparison.least:
+            return (
+                f"{arm} is {100 * best:.1f} % accurate at its best {comparison.over}, less than the "
+                f"{100 * comparison.least:g} % of a trained network, so that it says nothing of {comparison.over}"
+            )
     return ""
 
 

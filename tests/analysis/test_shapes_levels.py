@@ -97,6 +97,30 @@ def test_reach_over_a_key_goes_as_far_as_an_arm_is_near_the_best() -> None:
     assert whole.values == pytest.approx(dict.fromkeys(SEEDS, 0.0))  # healthy at every depth
 
 
+@pytest.mark.parametrize(("best", "outcome"), [(0.53, "invalid"), (0.55, "supported")])
+def test_an_arm_that_has_learned_next_to_nothing_falls_off_from_nothing(best: float, outcome: str) -> None:
+    def arms(run: Run) -> Ended:
+        depth = int(str(run.at[0]))
+        if run.arm == "batch":
+            return "finished", 0.9 - 0.01 * run.seed * (depth > 8) - 0.3 * (depth == 16) - 0.3 * (run.lr != 0.3)
+        # at depth 2 seven seeds are right so often and one at chance, which is 0.1: a mean of 0.476 or 0.494
+        if run.seed not in SEEDS:
+            return "finished", best if run.lr == 0.3 else 0.2
+        healthy = depth == 2 and run.lr == 0.3 and run.seed != SEEDS[0]
+        return ("finished", best) if healthy else ("collapsed", 0.3)
+
+    (claim,) = judged(study(DEEPEST | {"least": 0.48}, axes=DEPTHS), arms)
+    assert claim.verdict.outcome == outcome
+    if outcome == "invalid":
+        assert claim.verdict.effect is None
+        assert claim.verdict.reason == (
+            "none is 47.6 % accurate at its best model.depth, less than the 48 % of a trained network, so that it says "
+            "nothing of model.depth"
+        )
+    (claim,) = judged(study(DEEPEST, axes=DEPTHS), arms)
+    assert claim.verdict.outcome == "supported"
+
+
 @pytest.mark.parametrize(
     ("shape", "expected", "better"),
     [
