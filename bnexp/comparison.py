@@ -72,8 +72,8 @@ class Comparison:
             `margin`: the tier's.
         best: whose best level that is: own, or None: the arm's, for how far it goes before it falls off; pair: that of
             both, for how far it goes and is as good as any.
-        least: the mean accuracy that each arm has at its best level, or it has not been trained and there is nothing
-            to fall off from: the comparison is invalid.
+        least: the mean accuracy that the control has at its best level, and the treatment too where the best is its
+            own, or it has not been trained and there is nothing to fall off from: the comparison is invalid.
     """
 
     shape: str

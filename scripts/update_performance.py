@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnexp.bench import contenders_of, sweep_configs
+from bnexp.bench import compared_commands, contenders_of, sweep_configs
 from bnexp.bench.sizes import SIZES
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.build import build_optimizer, to_device
 from bnexp.engine.checkpoint import save_checkpoint
-from bnexp.engine.device import environment, num_cores
+from bnexp.engine.device import environment, num_cores, settle_process
 from bnexp.engine.loop import initial_network, train_run
 from bnexp.identity import cell_id
 from bnexp.planned import resolve_runs
@@ -114,11 +114,11 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
             )
     for table in (table for table in found["sizes"] if "command" in table):
         whole = table["command"]
+        told = "; ".join(f"{name} {seconds:.1f} s{times}" for name, seconds, times in compared_commands(whole))
         lines += [
             "",
             f"Whole commands, start-up and evaluation included, {whole['runs']} runs of {whole['epochs']} epochs of "
-            f"{table['size']}: textbook loop {whole['textbook']:.1f} s, bnexp {whole['bnexp']:.1f} s, "
-            f"**{whole['ratio']:.1f}x**.",
+            f"{table['size']}, once each: {told}.",
         ]
     return lines
 
@@ -224,7 +224,7 @@ def measure_bookkeeping(repeats: int) -> dict[str, Any]:
     """What an epoch's row and a checkpoint cost, beside an epoch of the medium size."""
     size = SIZES["medium"]
     config: RunConfig = replace(sweep_configs(size, CPU)[0], epochs=2)
-    torch.set_num_threads(1)
+    settle_process(1, CPU)
     data = to_device(size.host(), CPU)
     model = initial_network(config, data)
     optimizer = build_optimizer(model, config.optim, config.lr)

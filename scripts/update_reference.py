@@ -72,8 +72,8 @@ RECIPES = {
     "audit-medium": Recipe(
         "The audit, medium tier, of five studies: placement, lr-range, small-batch and depth on MNIST, shift-cause on "
         "a CIFAR-10 image folder (JPEG copies, not comparable with published numbers). Trainings are short, four to "
-        "six epochs of some thousand images: no arm is done learning then, and without a norm the nets of depth had not "
-        "begun to. The other studies were not run.",
+        "six epochs of some thousand images: no arm is done learning then, and deep nets without a norm had not begun "
+        "to. The other studies were not run.",
         tuple(f"train -m study={names} tier=medium data.root={root} exec.executor=stacked" for names, root in MEDIUM),
         audit=True,
     ),

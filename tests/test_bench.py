@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from bnexp.bench import bench_size, main, measure, textbook
+from bnexp import bench
+from bnexp.bench import bench_size, compared_commands, main, measure, textbook
 from bnexp.bench.measure import time_runs, time_textbook, training_flops
 from bnexp.bench.sizes import NUM_CLASSES, SIZES, Size
 from bnexp.bench.textbook import network, train
@@ -79,6 +82,28 @@ def test_every_contender_is_timed_in_pairs() -> None:
     assert all(len(row["ratios"]) == 2 and row["rate"] > 0 and row["memory"] > 0 for row in found["rows"])
     assert any("stacks of" in name for name in rows)
     assert "command" not in found
+
+
+def test_whole_commands_are_timed_to_their_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "NUM_RUNS", 2)
+    monkeypatch.setattr(bench, "EPOCHS", 1)
+    monkeypatch.setattr(bench, "bench_size", lambda size, *_, **options: {
+        "size": size.name, "what": size.what, "batch_size": 32, "precision": "fp32", "rows": [], "flops_per_image": 1,
+        "command": bench._commands(size, options["other_commands"]),
+    })  # fmt: skip
+    sleeper = [sys.executable, "-c", "import sys, time; assert sys.argv[1:] == ['tiny', '2', '1']; time.sleep(0.5)"]
+    assert main(["tiny", "--command", "--seconds", "0.05"], other_commands={"sleeper": sleeper}) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    timed = r"[\d.]+ s, [\d.]+x"
+    assert re.fullmatch(
+        rf"  whole command, 2 runs of 1 epochs: textbook loop {timed}; sleeper {timed}; bnexp [\d.]+ s", told
+    )
+    assert compared_commands({"seconds": {"other": 3.0, "bnexp": 2.0}}) == [
+        ("other", 3.0, ", 1.5x"),
+        ("bnexp", 2.0, ""),
+    ]
 
 
 def test_bench_prints_json_and_refuses_an_unknown_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from bnexp.analysis import verdicts
 from bnexp.analysis.contrasts import Contrast
 from bnexp.analysis.frame import Frame, load_frame
-from bnexp.analysis.gates import Key, bare_arms, gate_of, init_of, init_readings, untimed
+from bnexp.analysis.gates import Key, bare_arms, gate_of, init_of, init_readings, untimed, untrained
 from bnexp.analysis.measures import with_measures
 from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
@@ -151,9 +151,14 @@ def judge_comparisons(
     hosts = init_readings(selection, keys, declared.axes.get(INIT, ()) if declared else ())
     keys = [key for key in keys if hosts.get(key, key) is not None]
     view = view_of(selection, declared)
-    gates = [untimed(selection, *key) if key in hosts else gate_of(selection, *key) for key in keys]
     absent = _absent(study.comparisons, keys, hosts, selection, declared)
     contrasts = [_checked(view, *key, declared) for key in keys]
+    gates = [
+        (untimed if key in hosts else gate_of)(selection, *key)
+        # what is missing may be what an arm is good at
+        or ("" if contrast.missing else untrained(selection, *key))
+        for key, contrast in zip(keys, contrasts, strict=True)
+    ]
 
     def judge(readings: Sequence[Mapping[Name, Contrast]]) -> list[dict[Name, Verdict]]:
         return _judge_families(readings, keys, gates, hosts, absent, alpha)

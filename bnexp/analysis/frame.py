@@ -108,9 +108,9 @@ def _row(record: RunRecord) -> dict[str, Any]:
 
 def _timed(record: RunRecord) -> str:
     """What a run's seconds depend on besides the run."""
-    names = ("device", "threads")
-    return ", ".join([*(f"{name} {record.environment.get(name)}" for name in names),
-                      f"{record.exec.get('stack', 1)} side by side"])  # fmt: skip
+    told = [f"{name} {record.environment.get(name)}" for name in ("device", "threads")]
+    told.append(f"{record.exec.get('stack', 1)} side by side")
+    return ", ".join([*told, "steps as a graph"] if record.exec.get("captured") else told)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,10 +18,9 @@ def gate_of(selection: Selection, comparison: Comparison, group: str) -> str:
 
     The arm without a norm must start from initial values that suit its layers. That its search was as wide as the
     others' is checked where it is judged: a rate that it lacks leaves it untested. Times are compared of runs that were
-    timed alike alone. And an arm that learned little at its best has no level at which it is still good.
+    timed alike alone.
     """
-    checks = untimed, strawman, untrained
-    return next((reason for check in checks if (reason := check(selection, comparison, group))), "")
+    return untimed(selection, comparison, group) or strawman(selection, comparison, group)
 
 
 def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
@@ -50,11 +49,15 @@ def strawman(selection: Selection, comparison: Comparison, group: str) -> str:
 
 
 def untrained(selection: Selection, comparison: Comparison, group: str) -> str:
-    """Says so where an arm is at no level as accurate, in the mean over its seeds, as the least that is declared."""
+    """Says so where an arm is at no level as accurate, in the mean over its seeds, as the least that is declared.
+
+    Where a level is good that is near the pair's best, only the control has to be: it is what must not be a strawman.
+    A treatment that is good nowhere then speaks against itself, while near its own best it says nothing.
+    """
     if comparison.least is None:
         return ""
     strata, runs = selection.groups(comparison.over).get(group, []), selection.reporting()
-    for arm in comparison.arms:
+    for arm in comparison.arms if comparison.best != "pair" else (comparison.control,):
         here = runs[(runs["arm"] == arm) & runs["stratum"].isin(strata)]
         best = score(here, str(comparison.measure)).groupby(here["stratum"]).mean().max()
         if best < comparison.least:

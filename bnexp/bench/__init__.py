@@ -30,8 +30,12 @@ EPOCHS = 40  # of each run where whole commands are timed
 TEXTBOOK = "textbook loop"
 
 
-def main(argv: Sequence[str], others: Mapping[str, Callable[..., float]] | None = None) -> int:
-    """Run the command; `others` are further loops to time, as in `bench_size`."""
+def main(
+    argv: Sequence[str],
+    others: Mapping[str, Callable[..., float]] | None = None,
+    other_commands: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Run the command; `others` and `other_commands` are further contenders, as in `bench_size`."""
     parser = argparse.ArgumentParser("bnexp bench", description=__doc__)
     parser.add_argument("size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them")
     parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the median counts (default 5)")
@@ -58,6 +62,7 @@ def main(argv: Sequence[str], others: Mapping[str, Callable[..., float]] | None 
             seconds=options.seconds,
             command=options.command,
             others=others,
+            other_commands=other_commands,
         )
         for name in options.size or SIZES
     ]
@@ -83,14 +88,16 @@ def bench_size(
     seconds: float,
     command: bool = False,
     others: Mapping[str, Callable[..., float]] | None = None,
+    other_commands: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """All contenders of one size, one after the other, `repeats` times over; each number is a median.
 
     A ratio is the median of those of each round, to the textbook loop of the same round.
 
     Args:
-        command: time the whole command of a sweep too.
+        command: time the whole command of a sweep too, once: it is long.
         others: name -> a further loop, as `time_loop` takes it.
+        other_commands: name -> a further command, to which size, runs and epochs are added.
     """
     host, configs = size.host(), sweep_configs(size, device)
     contenders = contenders_of(size, host, configs, device)
@@ -106,7 +113,7 @@ def bench_size(
         "flops_per_image": training_flops(configs[0], size), "rows": rows,
     }  # fmt: skip
     if command and not size.num_train:  # `bnexp train` has no data set of random pixels
-        found["command"] = _commands(size, repeats)
+        found["command"] = _commands(size, other_commands or {})
     return found
 
 
@@ -145,27 +152,17 @@ def _row(name: str, timings: Sequence[Timing], textbook: Sequence[Timing]) -> di
     }  # fmt: skip
 
 
-def _commands(size: Size, repeats: int) -> dict[str, Any]:
+def _commands(size: Size, others: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Seconds of a whole sweep, each command from its start to its end."""
-    textbook = [sys.executable, "-m", "bnexp.bench.textbook", size.name, str(NUM_RUNS), str(EPOCHS)]
-    ours = [
-        sys.executable,
-        "-m",
-        "bnexp",
-        "train",
-        "-m",
-        *size.arguments(),
-        f"seed=range({NUM_RUNS})",
-        f"epochs={EPOCHS}",
-    ]
-    pairs = []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as results:
-            pairs.append((_seconds(textbook), _seconds([*ours, f"results={results}"])))
-    return {
-        "runs": NUM_RUNS, "epochs": EPOCHS, "textbook": statistics.median(pair[0] for pair in pairs),
-        "bnexp": statistics.median(pair[1] for pair in pairs), "ratio": statistics.median(a / b for a, b in pairs),
-    }  # fmt: skip
+    sweep = [size.name, str(NUM_RUNS), str(EPOCHS)]
+    ours = ["-m", "bnexp", "train", "-m", *size.arguments(), f"seed=range({NUM_RUNS})", f"epochs={EPOCHS}"]
+    with tempfile.TemporaryDirectory() as results:
+        seconds = {
+            TEXTBOOK: _seconds([sys.executable, "-m", "bnexp.bench.textbook", *sweep]),
+            **{name: _seconds([*command, *sweep]) for name, command in others.items()},
+            "bnexp": _seconds([sys.executable, *ours, f"results={results}"]),
+        }
+    return {"runs": NUM_RUNS, "epochs": EPOCHS, "seconds": seconds}
 
 
 def _seconds(command: Sequence[str]) -> float:
@@ -184,7 +181,14 @@ def _print(table: dict[str, Any]) -> None:
         )
     if "command" in table:
         whole = table["command"]
-        print(
-            f"  whole command, {whole['runs']} runs of {whole['epochs']} epochs: "
-            f"textbook loop {whole['textbook']:.1f} s, bnexp {whole['bnexp']:.1f} s, {whole['ratio']:.2f}x"
-        )
+        told = "; ".join(f"{name} {seconds:.1f} s{times}" for name, seconds, times in compared_commands(whole))
+        print(f"  whole command, {whole['runs']} runs of {whole['epochs']} epochs: {told}")
+
+
+def compared_commands(whole: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """Name, seconds, and how many times bnexp's those are, in words."""
+    seconds = whole["seconds"]
+    return [
+        (name, spent, "" if name == "bnexp" else f", {spent / seconds['bnexp']:.1f}x")
+        for name, spent in seconds.items()
+    ]

@@ -104,17 +104,18 @@ def steady_rate(steps: Iterable[int], *, seconds: float) -> float:
 
 
 def _ours(batch: Sequence[RunConfig], host: HostData, device: torch.device, threads: int, seconds: float) -> float:
-    settle_process(threads)
+    settle_process(threads, device)
     data = to_device(host, device)
     per_epoch = len(data.train_y) // batch[0].batch_size * batch[0].batch_size
 
     def epochs(num: int) -> list[Row]:
         rows: list[Row] = []
+        captured = device.type == "cuda"
         configs = [replace(config, epochs=num) for config in batch]
         if len(configs) == 1:
-            train_run(configs[0], data, device, on_epoch=rows.append)
+            train_run(configs[0], data, device, captured=captured, on_epoch=rows.append)
         else:
-            train_stack(configs, data, device, on_epoch=lambda index, row: rows.append(row))
+            train_stack(configs, data, device, captured=captured, on_epoch=lambda index, row: rows.append(row))
         return rows
 
     first = sum(row["train_seconds"] for row in epochs(1))

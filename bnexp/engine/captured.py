@@ -1,23 +1,29 @@
 """On CUDA a training step is captured once and replayed: the host launches one graph in place of hundreds of kernels.
 
-The step has to be the same kernels on the same memory each time, and must not wait for the device or draw on the host.
+The step has to be the same kernels on the same memory each time, and must neither wait for the device nor count or draw
+on the host.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bnexp.config import RunConfig
+from bnexp.data.augment import Augmentation
 from bnexp.nn import MODELS, NORMS
 from bnexp.nn.layers import stochastic_layers
 from bnexp.probes import STEP_PROBES
 
 WARM_UP_CALLS = 3  # before a capture, on another stream, as PyTorch asks: libraries set themselves up in them
+
+# an update from the learning rate (of each run in a stack), the places of the examples, and their draws
+Update = Callable[[Tensor, Tensor, Augmentation | None], None]
 
 
 class Recorder(Protocol):
@@ -35,8 +41,8 @@ class Recorder(Protocol):
 class CudaRecorder:
     """CUDA graphs. Source: PyTorch's notes on CUDA semantics, "whole-network capture"."""
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, device: torch.device) -> None:
+        self._stream = _side_stream(device)
 
     def aside(self, call: Callable[[], None]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -51,25 +57,34 @@ class CudaRecorder:
         return graph.replay
 
 
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """One for all runs of a process: each has memory of its own."""
+    return torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
+
+
 class CapturedStep:
     """A step that is called a few times, then captured, and replayed from there on.
 
-    Where it cannot be captured it goes on being called, and stderr is told why.
+    Where it cannot be captured it goes on being called, stderr is told why, and no other step of this process is
+    captured: a capture that fails may leave memory behind.
 
     Args:
         step: computes on its arguments, and on tensors that keep their place; its results go to such tensors.
     """
 
-    def __init__(self, step: Callable[..., None]) -> None:
+    given_up = False
+
+    def __init__(self, step: Callable[..., None], device: torch.device) -> None:
         self._step = step
-        self._recorder: Recorder = CudaRecorder()
+        self._recorder: Recorder = CudaRecorder(device)
         self._num_calls = 0
         self._buffers: list[Tensor] = []
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, *arguments: Tensor) -> None:
         """Make one step; arguments have the same shapes each time."""
-        if self._num_calls == WARM_UP_CALLS:
+        if self._num_calls == WARM_UP_CALLS and not CapturedStep.given_up:
             self._capture(arguments)
         self._num_calls += 1
         if self._replay is None:
@@ -80,24 +95,60 @@ class CapturedStep:
         self._replay()
 
     def _capture(self, arguments: tuple[Tensor, ...]) -> None:
-        self._buffers = [argument.clone() for argument in arguments]
+        step, buffers = self._step, [argument.clone() for argument in arguments]
+        self._buffers = buffers
         try:
-            self._replay = self._recorder.record(lambda: self._step(*self._buffers))
+            self._replay = self._recorder.record(lambda: step(*buffers))
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            print(f"bnexp: a training step could not be captured and is launched each time ({reason})", file=sys.stderr)
+            CapturedStep.given_up = True
+            cause: BaseException = error
+            while cause.__context__ is not None:  # what failed in the step, behind the failure of the capture
+                cause = cause.__context__
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
 
 
-def can_capture(config: RunConfig, model: nn.Module, probes: Mapping[str, Any]) -> bool:
-    """Whether each step of a run, or of a stack of such runs, is the same kernels and nothing looks in between.
+def captured_update(update: Update, device: torch.device) -> Update:
+    """The same update, captured and replayed. It must not hold what holds the result, or no memory is freed."""
+    drawn: list[Augmentation | None] = [None]
 
-    Draws of stochastic layers come from generators that are seeded anew each epoch, frozen statistics change the
-    mode of a layer, and what a user's package does is not known.
-    """
-    return (
-        config.model.name in MODELS
-        and config.norm.kind in NORMS
-        and config.norm.option("freeze_at") is None
-        and not set(probes) & set(STEP_PROBES)
-        and not stochastic_layers(model)
-    )
+    def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
+        update(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
+
+    step = CapturedStep(of_tensors, device)
+
+    def replayed(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+        drawn[0] = augmentation
+        step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
+
+    return replayed
+
+
+def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> str | None:
+    """Why the steps of a run, or of a stack of such runs, are not all alike to the device; None where they are."""
+    if config.model.name not in MODELS or config.norm.kind not in NORMS:
+        return "what a user's package does in a step is not known"
+    if config.norm.option("freeze_at") is not None:
+        return "norm.freeze_at: layers change their mode"
+    if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.momentum is None for m in model.modules()):
+        return "norm.momentum=null: the average over all steps is counted on the host"
+    if stochastic_layers(model):
+        return "noise and dropout draw from generators that are seeded anew each epoch"
+    if stacked and config.optim.name in ("adam", "adamw"):
+        return f"optim={config.optim.name}: a stack counts its steps on the host"
+    steps = sorted(set(probes) & set(STEP_PROBES))
+    return f"probes=[{','.join(steps)}] look in between" if steps else None
+
+
+def captures(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> bool:
+    """Whether steps can be captured; stderr is told, once, why not."""
+    reason = why_not_captured(config, model, probes, stacked=stacked)
+    if reason is not None:
+        tell_once(f"some runs' steps are launched one by one, not as a graph ({reason})")
+    return reason is None
+
+
+@cache
+def tell_once(message: str) -> None:
+    """Say it on stderr, the first time that this process has it to say."""
+    print(f"bnexp: {message}", file=sys.stderr)

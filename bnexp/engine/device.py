@@ -49,9 +49,11 @@ def resolve_precision(config: RunConfig, device: torch.device, image_size: int) 
     return "bf16" if _fast_bf16(device.type) else "fp32"
 
 
-def settle_process(threads: int) -> None:
-    """Settle what belongs to a process that trains: its threads, what fp32 means, and that it keeps its memory."""
+def settle_process(threads: int, device: torch.device) -> None:
+    """Settle what belongs to a process that trains: its threads, its GPU, what fp32 means, and that memory is kept."""
     torch.set_num_threads(threads)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     # fp32 means fp32: without this, convolutions on CUDA would silently round to TF32
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -58,11 +58,11 @@ class Worker:
 
     def start(self) -> None:
         """Settle what belongs to the whole process."""
-        settle_process(self.threads)
+        settle_process(self.threads, self.device)
 
     @property
     def captures(self) -> bool:
-        """Whether steps are captured and replayed."""
+        """Whether steps are captured and replayed, where they can be."""
         return self.device.type == "cuda" and self.exec.executor in ("auto", "graph")
 
     def data(self, config: DataConfig) -> DeviceData:
@@ -244,7 +244,7 @@ def _record(
         cell_id=cell_id(config),
         status=outcome.status,
         config=config.to_dict(),
-        exec=_exec_dict(worker.exec, worker) | dict(execution),
+        exec=_exec_dict(worker.exec, worker) | dict(execution) | ({"captured": True} if outcome.captured else {}),
         final=outcome.final,
         seconds=outcome.seconds,
         environment=environment(worker.device, config.precision),

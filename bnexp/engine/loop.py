@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentation, pad_for
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
-from bnexp.engine.captured import CapturedStep, can_capture
+from bnexp.engine.captured import Update, captured_update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
@@ -48,6 +48,7 @@ class Outcome:
 
     Attributes:
         weights: parameters and buffers of the trained network; None for a diverged run, which has none to keep.
+        captured: whether its steps were replayed as a graph.
     """
 
     status: Status
@@ -57,6 +58,7 @@ class Outcome:
     num_params: int
     probes: list[Row]
     weights: dict[str, Tensor] | None
+    captured: bool = False
 
 
 def train_run(
@@ -114,7 +116,7 @@ def train_run(
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
     weights = None if status == "diverged" else model.state_dict()
-    return Outcome(status, final, history, seconds, num_params, probing.rows, weights)
+    return Outcome(status, final, history, seconds, num_params, probing.rows, weights, updates.captured)
 
 
 def measure_trained(
@@ -189,6 +191,7 @@ class _Updates:
 
     Attributes:
         loss_sum, num_correct: scalars on the device.
+        captured: whether they are.
     """
 
     def __init__(
@@ -203,18 +206,17 @@ class _Updates:
     ) -> None:
         self.model, self.optimizer, self.config, self.data, self.probing = model, optimizer, config, data, probing
         device = data.train_x.device
-        self.loss_sum = torch.zeros((), device=device)
-        self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        self._captured: CapturedStep | None = None
-        self._drawn: Augmentation | None = None
-        self._lr = torch.zeros((), device=device)
-        if captured and can_capture(config, model, probing.wanted):
-            self._captured = CapturedStep(self._update_at)
+        self.loss_sum, self.num_correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64).to(device)
+        self.captured = captured and captures(config, model, probing.wanted, stacked=False)
+        self._rate = torch.zeros((), device=device)
+        self._replayed: Update | None = None
+        if self.captured:
+            self._replayed = captured_update(self._captured_update(), device)
         for group in optimizer.param_groups:
-            if self._captured is not None:
-                group["lr"] = self._lr
+            if self.captured:
+                group["lr"] = self._rate
             if "capturable" in group:  # a checkpoint brings that of whoever wrote it
-                group["capturable"] = self._captured is not None
+                group["capturable"] = self.captured
 
     def begin(self) -> None:
         """Begin an epoch."""
@@ -229,34 +231,41 @@ class _Updates:
             augmentation: their draws.
             step: updates before this one.
         """
-        if self._captured is not None:
-            draws = () if augmentation is None else augmentation.tensors().values()
-            self._drawn = augmentation
-            self._captured(torch.full_like(self._lr, lr), index, *draws)
+        if self._replayed is not None:
+            self._replayed(torch.full_like(self._rate, lr), index, augmentation)
             return
-        x, y = self._batch(index, augmentation)
+        x, y = _batch(self.data, index, augmentation)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.probing.before_update(self.model, self.optimizer, x, y, step=step, epoch=epoch, lr=lr)
-        self._add(*train_step(self.model, self.optimizer, self.config, x, y), y)
+        _add(self.loss_sum, self.num_correct, train_step(self.model, self.optimizer, self.config, x, y), y)
 
-    def _update_at(self, lr: Tensor, index: Tensor, *draws: Tensor) -> None:
-        """One update, of nothing but tensors."""
-        self._lr.copy_(lr)
-        augmentation = None if self._drawn is None else self._drawn.with_tensors(draws)
-        x, y = self._batch(index, augmentation)
-        self._add(*train_step(self.model, self.optimizer, self.config, x, y), y)
+    def _captured_update(self) -> Update:
+        """One update of nothing but tensors, which does not hold this object."""
+        model, optimizer, config, data, rate = self.model, self.optimizer, self.config, self.data, self._rate
+        loss_sum, num_correct = self.loss_sum, self.num_correct
 
-    def _batch(self, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
-        """Normalized images and labels."""
-        x, y = self.data.train_x[index], self.data.train_y[index]
-        if augmentation is not None:
-            x = apply_augmentation(x, augmentation)
-        return normalize(x, self.data), y
+        def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+            rate.copy_(lr)
+            x, y = _batch(data, index, augmentation)
+            _add(loss_sum, num_correct, train_step(model, optimizer, config, x, y), y)
 
-    def _add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        self.loss_sum += loss
-        self.num_correct += (logits.argmax(1) == y).sum()
+        return update
+
+
+def _batch(data: DeviceData, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
+    """Normalized images and labels."""
+    x, y = data.train_x[index], data.train_y[index]
+    if augmentation is not None:
+        x = apply_augmentation(x, augmentation)
+    return normalize(x, data), y
+
+
+def _add(loss_sum: Tensor, num_correct: Tensor, step: tuple[Tensor, Tensor], y: Tensor) -> None:
+    """Add what a step gave: its loss and its logits."""
+    loss, logits = step
+    loss_sum += loss
+    num_correct += (logits.argmax(1) == y).sum()
 
 
 def train_epoch(updates: _Updates, *, epoch: int) -> Row:

@@ -42,14 +42,14 @@ class StackedOptimizer:
             name: [torch.zeros_like(value) for value in self._values] for name in self._state_names()
         }
 
-    @property
-    def on_device_alone(self) -> bool:
-        """Whether a step is the same kernels each time: Adam's corrections of its means are counted on the host."""
-        return self._optim.name not in ("adam", "adamw")
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, lr: Tensor) -> None:
-        """Update every parameter from its gradient, and forget the gradients.
+        """Update every parameter from its gradient, which is spoiled.
 
         Args:
             lr: (K,), of this step.
@@ -59,7 +59,6 @@ class StackedOptimizer:
         for parameter in self._parameters:
             assert parameter.grad is not None
             gradients.append(by_network(parameter.grad, self._num))
-            parameter.grad = None
         if self._optim.clip_norm is not None:
             self._clip(gradients, self._optim.clip_norm)
         spread = {value.ndim: _spread(lr, value) for value in self._values}
@@ -73,12 +72,12 @@ class StackedOptimizer:
             else:
                 self._adam(index, gradient, rate)
 
-    def write_to(self, optimizer: torch.optim.Optimizer, index: int) -> None:
-        """Give a network's own optimizer, as `build_optimizer` makes it, the state of that network."""
+    def write_to(self, optimizer: torch.optim.Optimizer, index: int, *, steps: int) -> None:
+        """Give a network's own optimizer, as `build_optimizer` makes it, the state of that network after its steps."""
         for place, parameter in enumerate(_parameters_of(optimizer)):
             own = {name: values[place][index].clone().view_as(parameter) for name, values in self._state.items()}
-            steps = {} if self._optim.name == "sgd" else {"step": torch.tensor(float(self._step))}
-            optimizer.state[parameter] = {**steps, **own}
+            count = {} if self._optim.name == "sgd" else {"step": torch.tensor(float(steps))}
+            optimizer.state[parameter] = {**count, **own}
 
     def read_from(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Go on from the states of the networks' own optimizers, which have made equally many steps."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
-from bnexp.engine.captured import CapturedStep, can_capture
+from bnexp.engine.captured import Update, captured_update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.loop import (
     CHECK_STEPS,
@@ -89,6 +89,7 @@ class _Stack:
     Attributes:
         data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
         loss_sum, num_correct: (K,), of the epoch so far.
+        captured: whether steps are replayed as a graph.
     """
 
     configs: Sequence[RunConfig]
@@ -97,6 +98,7 @@ class _Stack:
     optimizer: StackedOptimizer
     loss_sum: Tensor
     num_correct: Tensor
+    captured: bool
 
     @property
     def num(self) -> int:
@@ -142,8 +144,8 @@ def train_stack(
     Raises:
         RunError: a network has a layer that cannot be laid side by side.
     """
-    stack, histories = _start(configs, data, device, checkpointing)
-    update = _updating(stack, captured=captured)
+    stack, histories = _start(configs, data, device, checkpointing, captured=captured)
+    update = _updating(stack)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     outcomes: dict[int, Outcome] = {}
@@ -185,7 +187,12 @@ def train_stack(
 
 
 def _start(
-    configs: Sequence[RunConfig], data: DeviceData, device: torch.device, checkpointing: Sequence[Checkpointing]
+    configs: Sequence[RunConfig],
+    data: DeviceData,
+    device: torch.device,
+    checkpointing: Sequence[Checkpointing],
+    *,
+    captured: bool,
 ) -> tuple[_Stack, list[list[Row]]]:
     """The stack and each run's history: at the runs' last checkpoints, or at the beginning where those do not fit."""
     assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
@@ -204,7 +211,8 @@ def _start(
     num = len(configs)
     wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
     sums = torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int64, device=device)
-    return _Stack(configs, wide, model, optimizer, *sums), histories
+    captured = captured and captures(configs[0], model, {}, stacked=True)
+    return _Stack(configs, wide, model, optimizer, *sums, captured), histories
 
 
 Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]
@@ -233,7 +241,7 @@ def _save(stack: _Stack, index: int, checkpoint: Checkpointing, history: list[Ro
     """Write a checkpoint of one run, as if it were alone."""
     network, optimizer = _alone(stack.configs[index], stack.data)
     network.load_state_dict(network_state(stack.model, index, stack.num))
-    stack.optimizer.write_to(optimizer, index)
+    stack.optimizer.write_to(optimizer, index, steps=history[-1]["step"])
     save_checkpoint(checkpoint.path, network, optimizer, history=history, probes=[], wanted={})
 
 
@@ -244,32 +252,16 @@ def _alone(config: RunConfig, data: DeviceData) -> tuple[nn.Module, torch.optim.
     return network, build_optimizer(network, config.optim, config.lr)
 
 
-Update = Callable[[Tensor, Tensor, Augmentation | None], None]
-
-
-def _updating(stack: _Stack, *, captured: bool) -> Update:
+def _updating(stack: _Stack) -> Update:
     """What makes an update of learning rates, (K,), the places of examples, (B, K), and their draws."""
 
-    def plain(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+    def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
         x, y = _batch(stack, index, augmentation)
         losses, logits = _train_step(stack, x, y, lr)
         stack.loss_sum += losses
         stack.num_correct += (logits.argmax(2) == y).sum(0)
 
-    if not (captured and stack.optimizer.on_device_alone and can_capture(stack.config, stack.model, {})):
-        return plain
-    drawn: list[Augmentation | None] = [None]
-
-    def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
-        plain(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
-
-    step = CapturedStep(of_tensors)
-
-    def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
-        drawn[0] = augmentation
-        step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
-
-    return update
+    return captured_update(update, stack.data.train_x.device) if stack.captured else update
 
 
 def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
@@ -336,6 +328,7 @@ def _batch(stack: _Stack, index: Tensor, augmentation: Augmentation | None) -> t
 
 def _train_step(stack: _Stack, x: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
     """As `train_step`: the detached losses, (K,), and the logits, (B, K, num_classes)."""
+    stack.optimizer.zero_grad()
     logits = _logits(stack, x)
     losses = F.cross_entropy(
         logits.flatten(0, 1), y.flatten(), reduction="none", label_smoothing=stack.config.optim.label_smoothing
@@ -396,7 +389,7 @@ def _outcome(
     seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:
-        return Outcome("diverged", final, history, seconds, num_params, [], None)
+        return Outcome("diverged", final, history, seconds, num_params, [], None, stack.captured)
     status: Status = "collapsed" if at_chance(final, data) else "finished"
     weights = network_state(stack.model, index, stack.num)
-    return Outcome(status, final, history, seconds, num_params, [], weights)
+    return Outcome(status, final, history, seconds, num_params, [], weights, stack.captured)

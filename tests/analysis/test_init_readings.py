@@ -53,6 +53,21 @@ def test_a_poor_init_is_a_reading_of_the_one_that_suits_and_no_verdict() -> None
     assert spec.num_verdicts("small") == 1
 
 
+def test_a_reading_of_an_arm_that_has_learned_nothing_is_invalid() -> None:
+    reach = {"shape": "reach", "over": "model.depth", "margin": 2, "within": 0.05, "least": 0.5}
+
+    def outcome(run: Run) -> Ended:
+        init, depth = str(run.at[0]), int(str(run.at[1]))
+        if run.arm == "none" and init == "default":
+            return "collapsed", 0.1
+        return "finished", 0.9 - 0.3 * (run.arm == "none" and depth > 2) - 0.01 * (run.lr != 0.3)
+
+    (claim,) = judged(study(reach, axes={**INITS, "model.depth": [2, 4, 8]}), outcome)
+    (read,) = claim.other_inits
+    assert (claim.outcome, read.outcome) == ("supported", "reading: invalid")
+    assert read.verdict.reason.startswith("none is 10.0 % accurate at its best model.depth")
+
+
 def test_readings_with_a_poor_init_are_a_family_of_their_own() -> None:
     axes: dict[str, list[Any]] = {**INITS, "model.activation": ["relu", "tanh", "selu"]}
     spec = study(axes=axes)
