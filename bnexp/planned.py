@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
-from bnexp.engine.choosing import Choice, choose_batches
+from bnexp.engine.choosing import Choice, choose_batches, why_alone
 from bnexp.engine.device import num_cores, resolve_device, resolve_precision
 from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
 from bnexp.errors import ConfigError, RunError
@@ -82,7 +82,7 @@ class Plan:
         jobs = [Job(run.config, run.probes) for run in runs]
         sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
         if executor == "stacked":
-            return Choice(batched(jobs, slots=self.slots, image_sizes=sizes), "")
+            return Choice(batched(jobs, slots=self.slots, image_sizes=sizes), "; ".join(why_alone(jobs)))
         if executor == "auto":
             return choose_batches(jobs, self.worker, slots=self.slots, image_sizes=sizes)
         return Choice([(job,) for job in jobs], "")

@@ -12,7 +12,7 @@ from bnexp.engine.batches import Batch, batched
 from bnexp.engine.estimate import Estimator
 from bnexp.engine.execute import Job, Worker
 from bnexp.engine.process import call_in_processes
-from bnexp.engine.stacked import stack_key
+from bnexp.engine.stacked import stack_key, why_not_stacked
 
 FEW_STEPS = 2000  # of all runs of a shape: they are over before a timing has paid
 LEAST_GAIN = 1.1
@@ -42,15 +42,23 @@ def choose_batches(jobs: Sequence[Job], worker: Worker, *, slots: int, image_siz
     slow = {kind for kind, gain in gains.items() if gain < LEAST_GAIN}
     alone = {_key(batch) for kind in small | slow for batch in kinds[kind]}
     chosen = batched(jobs, slots=slots, image_sizes=image_sizes, alone=alone)
-    return Choice(chosen, _reason(chosen, gains, kinds, slow))
+    return Choice(chosen, "; ".join([*_reasons(chosen, gains, kinds, slow), *why_alone(jobs)]))
 
 
-def _reason(
+def why_alone(jobs: Sequence[Job]) -> list[str]:
+    """Of a sweep, how many runs cannot be trained side by side, and why."""
+    reasons = Counter(why_not_stacked(job.config, job.probes) for job in jobs if len(jobs) > 1)
+    return [
+        f"{num} run{'s' * (num > 1)} alone: {reason}" for reason, num in reasons.most_common() if reason is not None
+    ]
+
+
+def _reasons(
     chosen: Sequence[Batch],
     gains: Mapping[Hashable, float],
     kinds: Mapping[Hashable, Sequence[Batch]],
     slow: set[Hashable],
-) -> str:
+) -> list[str]:
     together = [batch for batch in chosen if len(batch) > 1]
     told = []
     if together:
@@ -63,7 +71,7 @@ def _reason(
     if slow:
         number = sum(len(batch) for kind in slow for batch in kinds[kind])
         told.append(f"{number} runs alone, which were timed to be as fast so")
-    return "; ".join(told)
+    return told
 
 
 def _span(low: float, high: float, form: str) -> str:

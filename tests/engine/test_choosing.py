@@ -59,6 +59,18 @@ def test_gains_are_told_as_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason == "8 runs side by side, 2 at once, timed to be 1.5 to 3.0 times as fast as alone"
 
 
+def test_what_cannot_go_side_by_side_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace(monkeypatch, {"batch": 2.0})
+    found = choice("probes=[gradients]", "model=mlp,lstm", SEEDS)
+    assert widths(found) == [("batch", 1)] * 8
+    assert found.reason == (
+        "4 runs alone: probes=[gradients] look at every step of one network; "
+        "4 runs alone: model=lstm is recurrent, and its steps are not laid side by side"
+    )
+    plan = make_plan(request_from_argv(["-m", *SMALL, "exec.executor=stacked", "model=cnn,lstm", "seed=0"]))
+    assert plan.batches(plan.runs, executor="stacked").reason.startswith("1 run alone: model=lstm is recurrent")
+
+
 def test_too_few_steps_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "FEW_STEPS", 13)  # four runs of three batches of 64
     monkeypatch.setattr(choosing, "_timed", lambda samples, *_: pytest.fail(str(samples)) if samples else {})
