@@ -137,7 +137,7 @@ def update(store: Store, recipe: Recipe, folder: Path) -> None:
     hardware = sorted({f"{r.environment['device']}, torch {r.environment['torch']}, "
                        f"{r.environment['threads']} thread(s) a run" for r in records})  # fmt: skip
     commits = sorted({str(r.environment["git_commit"]) for r in records})
-    seconds = sum(sum(record.seconds.values()) for record in records)
+    seconds = sum(record.seconds.get(name, 0.0) for record in records for name in ("train", "eval", "probes"))
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "figures").mkdir(parents=True)
     (folder / "tables").mkdir()

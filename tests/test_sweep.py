@@ -25,7 +25,7 @@ from bnexp.study import declaration_hash
 
 Bnexp = Callable[..., subprocess.CompletedProcess[str]]
 TINY = ("data.train_limit=400", "batch_size=32", "epochs=4", "model.width=8")  # enough to learn
-TIMES = ("train_seconds", "images_per_second")
+TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 
 def histories(results: Path) -> dict[str, list[dict[str, float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ class Frame:
 
     Attributes:
         runs: a row for each run that ended and can be scored: run_id, cell_id, status, dotted config keys, final
-            metrics, train_seconds, num_params, `environment`, a dict, and `timed`, what its seconds depend on.
+            metrics, train_seconds, num_params, `environment`, a dict, `timed`, what its seconds depend on, and
+            core_share, how much of them it had a core for.
         failed: crashed runs: never scored, always named.
         missing: planned runs without a record.
     """
@@ -103,6 +105,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "num_params": record.num_params,
         "environment": record.environment,
         "timed": _timed(record),
+        "core_share": _core_share(record),
     }
 
 
@@ -111,6 +114,13 @@ def _timed(record: RunRecord) -> str:
     told = [f"{name} {record.environment.get(name)}" for name in ("device", "threads")]
     told.append(f"{record.exec.get('stack', 1)} side by side")
     return ", ".join([*told, "steps as a graph"] if record.exec.get("captured") else told)
+
+
+def _core_share(record: RunRecord) -> float:
+    """The share of its training that a run of one thread had a core; nan where that is not known, or it had a GPU."""
+    seconds, on_cpu = record.seconds, str(record.environment.get("device")).startswith("cpu")
+    known = on_cpu and record.environment.get("threads") == 1 and seconds.get("train") and seconds.get("cpu")
+    return seconds["cpu"] / seconds["train"] if known else math.nan
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import pandas as pd
+
 from bnexp.analysis.frame import score
 from bnexp.analysis.select import Selection
 from bnexp.comparison import Comparison
 from bnexp.study import INIT, POOR_INITS
 
 TIMES = ("seconds_to_target", "images_per_second", "train_seconds")
+LEAST_SHARE = 0.95  # of its seconds that a run has a core, where the machine does nothing else
 Key = tuple[Comparison, str]  # a comparison, and the stratum without what it goes over
 
 
@@ -24,13 +27,21 @@ def gate_of(selection: Selection, comparison: Comparison, group: str) -> str:
 
 
 def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
-    """Says so where times are compared of runs that were not timed alike."""
+    """Says so where times are compared of runs that were not timed alike, or that waited for other work."""
     if comparison.measure not in TIMES:
         return ""
     reported, strata = selection.reporting(), selection.groups(comparison.over).get(group, [])
     here = reported[reported["arm"].isin(comparison.arms) & reported["stratum"].isin(strata)]
     ways = sorted(here["timed"].unique())
-    return f"its runs were not timed alike: {' and '.join(ways)}" if len(ways) > 1 else ""
+    if len(ways) > 1:
+        return f"its runs were not timed alike: {' and '.join(ways)}"
+    shares = here.groupby("arm")["core_share"].mean() if "core_share" in here else pd.Series(dtype=float)
+    if shares.min() < LEAST_SHARE:
+        return (
+            f"its runs had a core for {100 * shares.min():.0f} % of their seconds ({shares.idxmin()}): the machine did "
+            "other work, and times say nothing"
+        )
+    return ""
 
 
 def strawman(selection: Selection, comparison: Comparison, group: str) -> str:

@@ -30,7 +30,7 @@ from bnexp.store import Store
 LOCK_SECONDS = 5.0
 # probes of a trained network, which need its weights and no training
 MEASURED_AFTERWARDS = frozenset(END_PROBES)
-TIMES = ("train_seconds", "images_per_second")
+TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def train_run(
     final = final_metrics(measured, data)
     if status == "finished" and at_chance(final, data):
         status = "collapsed"
-    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": probing.seconds}
+    seconds = {**seconds_of(history), "eval": eval_seconds, "probes": probing.seconds}
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
     weights = None if status == "diverged" else model.state_dict()
@@ -279,7 +279,7 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
         finite where any step's was not. Its train_seconds leave out what probes took.
     """
     config, data, probing = updates.config, updates.data, updates.probing
-    started, probed = time.perf_counter(), probing.seconds
+    started, on_core, probed = time.perf_counter(), time.process_time(), probing.seconds
     device = data.train_x.device
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
@@ -302,15 +302,19 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
     train_seconds = time.perf_counter() - started - (probing.seconds - probed)
     return epoch_row(
         epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(updates.num_correct.item()),
-        lr=lr, train_seconds=train_seconds,
+        lr=lr, train_seconds=train_seconds, cpu_seconds=time.process_time() - on_core,
     )  # fmt: skip
 
 
 def epoch_row(
     epoch: int, first_step: int, steps_done: int, batch_size: int, *, loss_sum: float, num_correct: int, lr: float,
-    train_seconds: float,
+    train_seconds: float, cpu_seconds: float,
 ) -> Row:  # fmt: skip
-    """A history row without validation."""
+    """A history row without validation.
+
+    Args:
+        cpu_seconds: of this process; fewer than those of the clock where others had its core, or a GPU worked.
+    """
     return {
         "epoch": epoch + 1,
         "step": first_step + steps_done,
@@ -318,8 +322,15 @@ def epoch_row(
         "train_accuracy": num_correct / (steps_done * batch_size),
         "lr": lr,
         "train_seconds": train_seconds,
+        "cpu_seconds": cpu_seconds,
         "images_per_second": steps_done * batch_size / train_seconds,
     }
+
+
+def seconds_of(history: Sequence[Row]) -> dict[str, float]:
+    """Seconds of training, by the clock and on a core; a checkpoint of an older version has none of the latter."""
+    by_key = {"train": "train_seconds", "cpu": "cpu_seconds"}
+    return {name: sum(row.get(key, 0.0) for row in history) for name, key in by_key.items()}
 
 
 def with_validation(row: Row, validation: tuple[float, float] | None) -> tuple[Row, bool]:

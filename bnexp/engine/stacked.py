@@ -34,6 +34,7 @@ from bnexp.engine.loop import (
     final_metrics,
     freeze_or_go_on,
     initial_network,
+    seconds_of,
     with_validation,
 )
 from bnexp.engine.stack_optim import StackedOptimizer
@@ -266,7 +267,7 @@ def _updating(stack: _Stack) -> Update:
 
 def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
     """As `train_epoch`, a row for each run."""
-    started = time.perf_counter()
+    started, on_core = time.perf_counter(), time.process_time()
     config, data, device = stack.config, stack.data, stack.data.train_x.device
     batch_size = config.batch_size
     steps_per_epoch = len(data.train_y) // batch_size
@@ -288,13 +289,16 @@ def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
             # what `train_epoch` looks at on the host, kept on the device: no step waits for it
             marks.append((k + 1, stack.loss_sum.clone(), stack.num_correct.clone()))
     told = [(steps, sums.tolist(), correct.tolist()) for steps, sums, correct in marks]
-    train_seconds = (time.perf_counter() - started) / stack.num
+    train_seconds, cpu_seconds = (
+        (time.perf_counter() - started) / stack.num,
+        (time.process_time() - on_core) / stack.num,
+    )
     rows = []
     for index in range(stack.num):
         steps_done, sums, correct = next((m for m in told if not math.isfinite(m[1][index])), told[-1])
         row = epoch_row(
             epoch, first_step, steps_done, batch_size, loss_sum=sums[index], num_correct=correct[index],
-            lr=lrs[steps_done - 1][index], train_seconds=train_seconds,
+            lr=lrs[steps_done - 1][index], train_seconds=train_seconds, cpu_seconds=cpu_seconds,
         )  # fmt: skip
         rows.append(row)
     return rows
@@ -386,7 +390,7 @@ def _outcome(
     """
     final = final_metrics(measured or {}, data)
     num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
-    seconds = {"train": sum(row["train_seconds"] for row in history), "eval": eval_seconds, "probes": 0.0}
+    seconds = {**seconds_of(history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:
         return Outcome("diverged", final, history, seconds, num_params, [], None, stack.captured)

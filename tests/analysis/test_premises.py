@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from made_up import NOISE, Ended, Outcome, Run, judged, study
 
@@ -101,3 +103,21 @@ def test_times_that_were_taken_otherwise_are_not_compared(where: str, outcome: s
     assert claim.outcome == outcome
     if outcome == "invalid":
         assert claim.verdict.reason == "its runs were not timed alike: alone and in a stack"
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.94, "invalid"), (0.97, "supported"), (math.nan, "supported")])
+def test_times_of_a_busy_machine_are_not_compared(share: float, outcome: str) -> None:
+    spec = study({"measure": "train_seconds", "shape": "ratio", "direction": "lower", "margin": 1.25}, {})
+
+    def run_of(run: Run) -> Ended:
+        seconds = (2.0 if run.arm == "batch" else 4.0) + 10 * NOISE.get(run.seed, 0.0)
+        shares = {"batch": 0.99, "none": share}
+        taken = {"train_seconds": seconds, "timed": "alone", "core_share": shares[run.arm]}
+        return "finished", {"accuracy": 0.8, **taken}
+
+    times, accuracy = judged(spec, run_of)
+    assert (times.outcome, accuracy.outcome) == (outcome, "negligible")
+    if outcome == "invalid":
+        assert times.verdict.reason == (
+            "its runs had a core for 94 % of their seconds (none): the machine did other work, and times say nothing"
+        )

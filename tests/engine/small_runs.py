@@ -8,7 +8,7 @@ from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.loop import Row
 
-TIMES = ("train_seconds", "images_per_second")
+TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 
 def compose(*overrides: str) -> RunConfig:
