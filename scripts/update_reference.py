@@ -65,7 +65,8 @@ RECIPES = {
         "digits and these small networks. Verdicts are what the declared rule made of the runs. In the figures a "
         "circle is one seed, the diamond and the bar are the mean and its 95 % t interval, grey is smaller than the "
         "declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes. "
-        "Seconds, which `cost` compares, are of a machine that other work shared.",
+        "The runs of `cost` were made again after the others, by the same command, for other work had been beside them "
+        "and it compares seconds.",
         ("train -m study=all tier=small",),
         audit=True,
     ),
