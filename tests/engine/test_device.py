@@ -14,7 +14,7 @@ import resource, sys, torch
 from bnexp.engine.device import settle_process
 torch.set_num_threads(1)
 if sys.argv[1] == "settled":
-    settle_process(1)
+    settle_process(1, torch.device("cpu"))
 for step in range(20):
     if step == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
