@@ -20,7 +20,7 @@ class RunRecord:
         status: finished; diverged (a loss that was not finite); collapsed (finite loss, accuracy at chance);
             failed (an exception or a killed worker: retried on the next call, never scored).
         final: metric name to number. A diverged run has null for what could not be measured.
-        seconds: train, eval and probes seconds; cpu: those of training that the process had a core.
+        seconds: train, eval and probes seconds; cpu: those of training in which the process had a core.
         error: the last line of the traceback of a failed run; the whole of it lies in error.txt beside the record.
     """
 

@@ -111,7 +111,7 @@ def loaders(size: Size, host: HostData) -> list[Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of Lightning on the screen."""
+    """Next to nothing of Lightning on the screen."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     nothing = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):

@@ -110,9 +110,9 @@ def comparisons_of(spec: StudySpec) -> list[str]:
             claims.setdefault(claimed(comparisons[index]), []).append(tier)
         alike = len(said) == 1 == len(next(iter(said.values())))
         sentence = "; ".join(_sentence(what, claims, tiers=not alike) for what, claims in said.items())
-        least, best = spec.comparisons[index].least, spec.comparisons[index].best
-        which = "an arm" if best != "pair" else f"{spec.comparisons[index].control}"
-        sentence += "" if least is None else f"; invalid where {which} is nowhere {100 * least:g} % accurate"
+        least, own = spec.comparisons[index].least, spec.comparisons[index].best != "pair"
+        which = "an arm" if own else f"the control ({spec.comparisons[index].control})"
+        sentence += "" if least is None else f"; invalid where {which} is not {100 * least:g} % accurate at any level"
         sentences.append(sentence)
     return sentences
 

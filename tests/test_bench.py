@@ -96,12 +96,12 @@ def test_whole_commands_are_timed_to_their_end(
     sleeper = [sys.executable, "-c", "import sys, time; assert sys.argv[1:] == ['tiny', '2', '1']; time.sleep(0.5)"]
     assert main(["tiny", "--command", "--seconds", "0.05"], other_commands={"sleeper": sleeper}) == 0
     told = capsys.readouterr().out.splitlines()[-1]
-    timed = r"[\d.]+ s, [\d.]+x"
+    timed = r"[\d.]+ s \([\d.]+ times bnexp's\)"
     assert re.fullmatch(
         rf"  whole command, 2 runs of 1 epochs: textbook loop {timed}; sleeper {timed}; bnexp [\d.]+ s", told
     )
     assert compared_commands({"seconds": {"other": 3.0, "bnexp": 2.0}}) == [
-        ("other", 3.0, ", 1.5x"),
+        ("other", 3.0, " (1.5 times bnexp's)"),
         ("bnexp", 2.0, ""),
     ]
 

@@ -117,7 +117,7 @@ def _timed(record: RunRecord) -> str:
 
 
 def _core_share(record: RunRecord) -> float:
-    """The share of its training that a run of one thread had a core; nan where that is not known, or it had a GPU."""
+    """The share of its training in which a run of one thread on a CPU had a core; nan for others, and where unknown."""
     seconds, on_cpu = record.seconds, str(record.environment.get("device")).startswith("cpu")
     known = on_cpu and record.environment.get("threads") == 1 and seconds.get("train") and seconds.get("cpu")
     return seconds["cpu"] / seconds["train"] if known else math.nan

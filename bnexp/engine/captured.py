@@ -82,6 +82,11 @@ class CapturedStep:
         self._buffers: list[Tensor] = []
         self._replay: Callable[[], None] | None = None
 
+    @property
+    def replaying(self) -> bool:
+        """Whether it has been captured."""
+        return self._replay is not None
+
     def __call__(self, *arguments: Tensor) -> None:
         """Make one step; arguments have the same shapes each time."""
         if self._num_calls == WARM_UP_CALLS and not CapturedStep.given_up:
@@ -108,20 +113,30 @@ class CapturedStep:
             tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
 
 
-def captured_update(update: Update, device: torch.device) -> Update:
-    """The same update, captured and replayed. It must not hold what holds the result, or no memory is freed."""
-    drawn: list[Augmentation | None] = [None]
+class CapturedUpdate:
+    """An update that is captured and replayed.
 
-    def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
-        update(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
+    Args:
+        update: must not hold what holds this object, or the memory of the graph is not freed with the run.
+    """
 
-    step = CapturedStep(of_tensors, device)
+    def __init__(self, update: Update, device: torch.device) -> None:
+        drawn: list[Augmentation | None] = [None]
 
-    def replayed(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
-        drawn[0] = augmentation
-        step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
+        def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
+            update(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
 
-    return replayed
+        self._drawn = drawn
+        self._step = CapturedStep(of_tensors, device)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether it has been captured."""
+        return self._step.replaying
+
+    def __call__(self, lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
+        self._drawn[0] = augmentation
+        self._step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
 
 
 def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network
+from bnexp.engine.captured import WARM_UP_CALLS
 from bnexp.engine.execute import Job, Worker
 from bnexp.engine.loop import EVAL_BATCH, measure_trained, train_run
 from bnexp.engine.stacked import stack_key, train_stack
@@ -102,10 +103,11 @@ def time_pace(configs: Sequence[RunConfig], worker: Worker, data: DeviceData) ->
     """The pace of a run, or of several side by side, once what is done but once has been done."""
     batch_size = configs[0].batch_size
     num_steps, num_eval = 1, 1
-    skipped = int(worker.captures)  # epochs, for in the first one a step is captured
     for timing in range(MOST_TIMINGS):
         steps_per_epoch = min(num_steps, len(data.train_y) // batch_size)
         few = _cut(data, num_train=steps_per_epoch * batch_size, num_eval=num_eval)
+        # epochs until a step has been captured
+        skipped = math.ceil((WARM_UP_CALLS + 1) / steps_per_epoch) if worker.captures else 0
         num_epochs = skipped + num_steps // steps_per_epoch
         shapes = [replace(_shape(config), epochs=num_epochs, seed=config.seed) for config in configs]
         if len(shapes) > 1:
@@ -116,7 +118,7 @@ def time_pace(configs: Sequence[RunConfig], worker: Worker, data: DeviceData) ->
         train_seconds = sum(row["train_seconds"] for outcome in outcomes for row in outcome.history[skipped:])
         eval_seconds = sum(outcome.seconds["eval"] for outcome in outcomes)
         num_images = epochs * len(few.val_y) + sum(len(y) for _, y in few.splits().values())
-        pace = Pace(train_seconds / (steps - skipped * steps_per_epoch), eval_seconds / num_images)
+        pace = Pace(train_seconds / max(1, steps - skipped * steps_per_epoch), eval_seconds / num_images)
         if timing and train_seconds >= PROBE_SECONDS:
             break
         num_steps = max(1, round(PROBE_SECONDS * 1.2 / pace.step))

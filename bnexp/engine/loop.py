@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentation, pad_for
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
-from bnexp.engine.captured import Update, captured_update, captures
+from bnexp.engine.captured import CapturedUpdate, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
@@ -116,7 +116,7 @@ def train_run(
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
     weights = None if status == "diverged" else model.state_dict()
-    return Outcome(status, final, history, seconds, num_params, probing.rows, weights, updates.captured)
+    return Outcome(status, final, history, seconds, num_params, probing.rows, weights, updates.replaying)
 
 
 def measure_trained(
@@ -191,7 +191,7 @@ class _Updates:
 
     Attributes:
         loss_sum, num_correct: scalars on the device.
-        captured: whether they are.
+        captured: whether they are to be.
     """
 
     def __init__(
@@ -209,14 +209,19 @@ class _Updates:
         self.loss_sum, self.num_correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64).to(device)
         self.captured = captured and captures(config, model, probing.wanted, stacked=False)
         self._rate = torch.zeros((), device=device)
-        self._replayed: Update | None = None
+        self._replayed: CapturedUpdate | None = None
         if self.captured:
-            self._replayed = captured_update(self._captured_update(), device)
+            self._replayed = CapturedUpdate(self._captured_update(), device)
         for group in optimizer.param_groups:
             if self.captured:
                 group["lr"] = self._rate
             if "capturable" in group:  # a checkpoint brings that of whoever wrote it
                 group["capturable"] = self.captured
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the last update was replayed."""
+        return self._replayed is not None and self._replayed.replaying
 
     def begin(self) -> None:
         """Begin an epoch."""
@@ -279,7 +284,8 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
         finite where any step's was not. Its train_seconds leave out what probes took.
     """
     config, data, probing = updates.config, updates.data, updates.probing
-    started, on_core, probed = time.perf_counter(), time.process_time(), probing.seconds
+    started, probed = time.perf_counter(), probing.seconds
+    on_core = time.process_time() - probing.cpu_seconds
     device = data.train_x.device
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
@@ -300,9 +306,10 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
             break
     loss_total = updates.loss_sum.item()  # waits for the device: the time below is that of the whole epoch
     train_seconds = time.perf_counter() - started - (probing.seconds - probed)
+    cpu_seconds = time.process_time() - probing.cpu_seconds - on_core
     return epoch_row(
         epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(updates.num_correct.item()),
-        lr=lr, train_seconds=train_seconds, cpu_seconds=time.process_time() - on_core,
+        lr=lr, train_seconds=train_seconds, cpu_seconds=cpu_seconds,
     )  # fmt: skip
 
 
@@ -328,9 +335,10 @@ def epoch_row(
 
 
 def seconds_of(history: Sequence[Row]) -> dict[str, float]:
-    """Seconds of training, by the clock and on a core; a checkpoint of an older version has none of the latter."""
-    by_key = {"train": "train_seconds", "cpu": "cpu_seconds"}
-    return {name: sum(row.get(key, 0.0) for row in history) for name, key in by_key.items()}
+    """Seconds of training by the clock, and those of a core; without the latter where a row of it has none."""
+    seconds = {"train": sum(row["train_seconds"] for row in history)}
+    known = all("cpu_seconds" in row for row in history)  # a checkpoint of an older version has none
+    return seconds | ({"cpu": sum(row["cpu_seconds"] for row in history)} if known else {})
 
 
 def with_validation(row: Row, validation: tuple[float, float] | None) -> tuple[Row, bool]:

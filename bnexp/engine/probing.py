@@ -25,6 +25,7 @@ class Probing:
         wanted: probe -> its options.
         rows: tidy rows so far; a number that is not finite is None.
         seconds: spent in probes by this process, which is no training time.
+        cpu_seconds: of a core, in step probes.
     """
 
     def __init__(self, config: RunConfig, data: DeviceData, wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -32,6 +33,7 @@ class Probing:
         self.wanted = {name: dict(options) for name, options in wanted.items()}
         self.rows: list[Row] = []
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._step_probes: list[StepProbe] = [STEP_PROBES[n](**wanted[n]) for n in STEP_PROBES if n in wanted]
         self._end_probes = [END_PROBES[name](**wanted[name]) for name in END_PROBES if name in wanted]
 
@@ -43,7 +45,7 @@ class Probing:
         due = [probe for probe in self._step_probes if probe.when(step)]
         if not due:
             return
-        started = self._clock()
+        started, on_core = self._clock(), time.process_time()
         # gradients in bf16 carry several percent of error: probes look at the network in fp32
         exact = replace(self.config, precision="fp32")
         moment = Moment(
@@ -54,6 +56,7 @@ class Probing:
             with undisturbed(model, optimizer):
                 self._keep(probe.measure(moment))
         self.seconds += self._clock() - started
+        self.cpu_seconds += time.process_time() - on_core
 
     def at_end(self, model: nn.Module, *, step: int, epoch: int) -> None:
         """Run the probes of a network that has finished training."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
-from bnexp.engine.captured import Update, captured_update, captures
+from bnexp.engine.captured import CapturedUpdate, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.loop import (
     CHECK_STEPS,
@@ -90,7 +90,6 @@ class _Stack:
     Attributes:
         data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
         loss_sum, num_correct: (K,), of the epoch so far.
-        captured: whether steps are replayed as a graph.
     """
 
     configs: Sequence[RunConfig]
@@ -99,7 +98,6 @@ class _Stack:
     optimizer: StackedOptimizer
     loss_sum: Tensor
     num_correct: Tensor
-    captured: bool
 
     @property
     def num(self) -> int:
@@ -145,8 +143,11 @@ def train_stack(
     Raises:
         RunError: a network has a layer that cannot be laid side by side.
     """
-    stack, histories = _start(configs, data, device, checkpointing, captured=captured)
-    update = _updating(stack)
+    stack, histories = _start(configs, data, device, checkpointing)
+    update = _update_of(stack)
+    replayed = None
+    if captured and captures(configs[0], stack.model, {}, stacked=True):
+        replayed = CapturedUpdate(update, device)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     outcomes: dict[int, Outcome] = {}
@@ -154,11 +155,14 @@ def train_stack(
 
     def end(index: int, measured: Mapping[str, tuple[float, float]] | None) -> None:
         seconds = eval_seconds[index]
-        outcomes[index] = _outcome(stack, index, data, histories[index], measured, eval_seconds=seconds)
+        outcomes[index] = _outcome(
+            stack, index, data, histories[index], measured, eval_seconds=seconds,
+            captured=replayed is not None and replayed.replaying,
+        )  # fmt: skip
         on_end(index, outcomes[index])
 
     for epoch in range(len(histories[0]), stack.config.epochs):
-        rows = _train_epoch(stack, epoch, update)
+        rows = _train_epoch(stack, epoch, replayed or update)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
         validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
@@ -188,12 +192,7 @@ def train_stack(
 
 
 def _start(
-    configs: Sequence[RunConfig],
-    data: DeviceData,
-    device: torch.device,
-    checkpointing: Sequence[Checkpointing],
-    *,
-    captured: bool,
+    configs: Sequence[RunConfig], data: DeviceData, device: torch.device, checkpointing: Sequence[Checkpointing]
 ) -> tuple[_Stack, list[list[Row]]]:
     """The stack and each run's history: at the runs' last checkpoints, or at the beginning where those do not fit."""
     assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
@@ -212,8 +211,7 @@ def _start(
     num = len(configs)
     wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
     sums = torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int64, device=device)
-    captured = captured and captures(configs[0], model, {}, stacked=True)
-    return _Stack(configs, wide, model, optimizer, *sums, captured), histories
+    return _Stack(configs, wide, model, optimizer, *sums), histories
 
 
 Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]
@@ -253,7 +251,7 @@ def _alone(config: RunConfig, data: DeviceData) -> tuple[nn.Module, torch.optim.
     return network, build_optimizer(network, config.optim, config.lr)
 
 
-def _updating(stack: _Stack) -> Update:
+def _update_of(stack: _Stack) -> Update:
     """What makes an update of learning rates, (K,), the places of examples, (B, K), and their draws."""
 
     def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
@@ -262,7 +260,7 @@ def _updating(stack: _Stack) -> Update:
         stack.loss_sum += losses
         stack.num_correct += (logits.argmax(2) == y).sum(0)
 
-    return captured_update(update, stack.data.train_x.device) if stack.captured else update
+    return update
 
 
 def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
@@ -382,6 +380,7 @@ def _outcome(
     measured: Mapping[str, tuple[float, float]] | None,
     *,
     eval_seconds: float,
+    captured: bool,
 ) -> Outcome:
     """How one run ended.
 
@@ -393,7 +392,7 @@ def _outcome(
     seconds = {**seconds_of(history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:
-        return Outcome("diverged", final, history, seconds, num_params, [], None, stack.captured)
+        return Outcome("diverged", final, history, seconds, num_params, [], None, captured)
     status: Status = "collapsed" if at_chance(final, data) else "finished"
     weights = network_state(stack.model, index, stack.num)
-    return Outcome(status, final, history, seconds, num_params, [], weights, stack.captured)
+    return Outcome(status, final, history, seconds, num_params, [], weights, captured)

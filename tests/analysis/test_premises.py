@@ -119,5 +119,5 @@ def test_times_of_a_busy_machine_are_not_compared(share: float, outcome: str) ->
     assert (times.outcome, accuracy.outcome) == (outcome, "negligible")
     if outcome == "invalid":
         assert times.verdict.reason == (
-            "its runs had a core for 94 % of their seconds (none): the machine did other work, and times say nothing"
+            "its runs had a core for 94 % of their seconds (none): they waited for other work, and times say nothing"
         )

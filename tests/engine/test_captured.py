@@ -104,6 +104,7 @@ def test_a_captured_run_is_the_plain_one(data: DeviceData, stand_in: type[StandI
     config = run_of(*argv)
     plain, replayed = train_run(config, data, CPU), train_run(config, data, CPU, captured=True)
     assert stand_in.replays == plain.history[-1]["step"] - WARM_UP_CALLS
+    assert (plain.captured, replayed.captured) == (False, True)
     assert plain.status == replayed.status
     for one, other in zip(plain.history, replayed.history, strict=True):
         for key in ("train_loss", "val_loss", "lr"):
@@ -125,6 +126,7 @@ def test_a_captured_stack_is_bitwise_the_plain_one(
     plain, replayed = train_stack(configs, data, CPU), train_stack(configs, data, CPU, captured=True)
     assert stand_in.replays == plain[0].history[-1]["step"] - WARM_UP_CALLS
     for one, other in zip(plain, replayed, strict=True):
+        assert (one.captured, other.captured) == (False, True)
         assert [row["train_loss"] for row in one.history] == [row["train_loss"] for row in other.history]
         assert one.final["test_loss"] == other.final["test_loss"]
 
@@ -200,6 +202,7 @@ def test_a_step_that_cannot_be_captured_goes_on_being_called(
         return [train_run(config, data, CPU, **options) for config in configs]
 
     for plain, tried in zip(train(), train(captured=True), strict=True):
+        assert not tried.captured
         assert tried.final["test_accuracy"] == pytest.approx(plain.final["test_accuracy"], abs=0.01)
         assert tried.history[-1]["train_loss"] == pytest.approx(plain.history[-1]["train_loss"], rel=1e-3)
     told = capsys.readouterr().err

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bnexp.config import ScheduleConfig
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
 from bnexp.engine.checkpoint import load_checkpoint
-from bnexp.engine.loop import Checkpointing, Row, evaluate, train_run
+from bnexp.engine.loop import Checkpointing, Row, evaluate, seconds_of, train_run
 from bnexp.engine.schedule import lr_factor
 from bnexp.seeding import seed_for
 
@@ -95,6 +95,12 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(
     assert seen == [3]
     assert untimed(resumed.history) == untimed(whole.history)
     assert resumed.final["test_loss"] == whole.final["test_loss"]
+
+
+def test_seconds_of_a_core_are_unknown_where_an_older_checkpoint_has_none() -> None:
+    old, new = {"train_seconds": 2.0}, {"train_seconds": 3.0, "cpu_seconds": 2.5}
+    assert seconds_of([new, new]) == {"train": 6.0, "cpu": 5.0}
+    assert seconds_of([old, new]) == {"train": 5.0}
 
 
 def test_a_broken_checkpoint_starts_over(tmp_path: Path) -> None:
