@@ -189,6 +189,6 @@ def compared_commands(whole: Mapping[str, Any]) -> list[tuple[str, float, str]]:
     """Name, seconds, and how many times bnexp's those are, in words."""
     seconds = whole["seconds"]
     return [
-        (name, spent, "" if name == "bnexp" else f", {spent / seconds['bnexp']:.1f}x")
+        (name, spent, "" if name == "bnexp" else f" ({spent / seconds['bnexp']:.1f} times bnexp's)")
         for name, spent in seconds.items()
     ]
