@@ -310,13 +310,9 @@ def _draw_epochs(stack: _Stack, epoch: int) -> tuple[Tensor, Augmentation | None
     if augmentations[0] is None:
         return order, None
 
-    def joined(name: str) -> Tensor | None:
-        if getattr(augmentations[0], name) is None:
-            return None
-        return torch.stack([getattr(one, name) for one in augmentations], 1).flatten()
-
+    each = zip(*(one.tensors().values() for one in augmentations), strict=True)
     first: Augmentation = augmentations[0]
-    return order, replace(first, dy=joined("dy"), dx=joined("dx"), flip=joined("flip")).to(device)
+    return order, first.with_tensors(torch.stack(own, 1).flatten() for own in each).to(device)
 
 
 def _batch(stack: _Stack, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
