@@ -7,7 +7,7 @@ on the host.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from bnexp.probes import STEP_PROBES
 WARM_UP_CALLS = 3  # before a capture, on another stream, as PyTorch asks: libraries set themselves up in them
 
 # an update from the learning rate (of each run in a stack), the places of the examples, and their draws
-Update = Callable[[Tensor, Tensor, Augmentation | None], None]
+Update = Callable[[Any, Tensor, Augmentation | None], None]
 
 
 class Recorder(Protocol):
@@ -70,16 +70,15 @@ class CapturedStep:
     captured: a capture that fails may leave memory behind.
 
     Args:
-        step: computes on its arguments, and on tensors that keep their place; its results go to such tensors.
+        step: reads and writes nothing but tensors that keep their place.
     """
 
     given_up = False
 
-    def __init__(self, step: Callable[..., None], device: torch.device) -> None:
+    def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step = step
         self._recorder: Recorder = CudaRecorder(device)
         self._num_calls = 0
-        self._buffers: list[Tensor] = []
         self._replay: Callable[[], None] | None = None
 
     @property
@@ -87,23 +86,19 @@ class CapturedStep:
         """Whether it has been captured."""
         return self._replay is not None
 
-    def __call__(self, *arguments: Tensor) -> None:
-        """Make one step; arguments have the same shapes each time."""
+    def __call__(self) -> None:
+        """Make one step."""
         if self._num_calls == WARM_UP_CALLS and not CapturedStep.given_up:
-            self._capture(arguments)
+            self._capture()
         self._num_calls += 1
         if self._replay is None:
-            self._recorder.aside(lambda: self._step(*arguments))
-            return
-        for buffer, argument in zip(self._buffers, arguments, strict=True):
-            buffer.copy_(argument, non_blocking=True)
-        self._replay()
+            self._recorder.aside(self._step)
+        else:
+            self._replay()
 
-    def _capture(self, arguments: tuple[Tensor, ...]) -> None:
-        step, buffers = self._step, [argument.clone() for argument in arguments]
-        self._buffers = buffers
+    def _capture(self) -> None:
         try:
-            self._replay = self._recorder.record(lambda: step(*buffers))
+            self._replay = self._recorder.record(self._step)
         except RuntimeError as error:
             CapturedStep.given_up = True
             cause: BaseException = error
@@ -113,30 +108,82 @@ class CapturedStep:
             tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
 
 
-class CapturedUpdate:
-    """An update that is captured and replayed.
+class PlainUpdates:
+    """Makes an epoch's updates one after the other."""
+
+    replaying = False
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+
+    def begin(self, lrs: Sequence[float] | Tensor, order: Tensor, augmentation: Augmentation | None) -> None:
+        """Begin an epoch.
+
+        Args:
+            lrs: of each step; in a stack, (steps, K).
+            order, augmentation: of the examples of all steps, one step's after the other's.
+        """
+        self._lrs, self._augmentation, self._turn = lrs, augmentation, 0
+        self._given = _by_step(len(lrs), order, augmentation)
+
+    def __call__(self) -> None:
+        """Make the next."""
+        index, *draws = (each[self._turn] for each in self._given)
+        self._update(self._lrs[self._turn], index, _with(self._augmentation, draws))
+        self._turn += 1
+
+
+class CapturedUpdates:
+    """As `PlainUpdates`, captured and replayed: a step is one launch, for all that an epoch needs waits on the device.
 
     Args:
-        update: must not hold what holds this object, or the memory of the graph is not freed with the run.
+        update: takes the rate as a tensor. It must not hold what holds this object, or the memory of the graph is not
+            freed with the run.
     """
 
     def __init__(self, update: Update, device: torch.device) -> None:
+        turn = torch.zeros(1, dtype=torch.int64, device=device)
+        given: list[Tensor] = []  # in the same places in every epoch
         drawn: list[Augmentation | None] = [None]
 
-        def of_tensors(lr: Tensor, index: Tensor, *draws: Tensor) -> None:
-            update(lr, index, None if drawn[0] is None else drawn[0].with_tensors(draws))
+        def in_turn() -> None:
+            lr, index, *draws = (each.index_select(0, turn)[0] for each in given)
+            update(lr, index, _with(drawn[0], draws))
+            turn.add_(1)
 
-        self._drawn = drawn
-        self._step = CapturedStep(of_tensors, device)
+        self._turn, self._given, self._drawn = turn, given, drawn
+        self._step = CapturedStep(in_turn, device)
 
     @property
     def replaying(self) -> bool:
-        """Whether it has been captured."""
+        """Whether the step has been captured."""
         return self._step.replaying
 
-    def __call__(self, lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
-        self._drawn[0] = augmentation
-        self._step(lr, index, *(() if augmentation is None else augmentation.tensors().values()))
+    def begin(self, lrs: Sequence[float] | Tensor, order: Tensor, augmentation: Augmentation | None) -> None:
+        """Begin an epoch, of as many steps as in every other."""
+        rates = torch.as_tensor(lrs).to(order.device)
+        new = [rates, *_by_step(len(rates), order, augmentation)]
+        if self._given:
+            for buffer, each in zip(self._given, new, strict=True):
+                buffer.copy_(each)
+        else:
+            self._drawn[0] = augmentation
+            self._given.extend(each.clone() for each in new)
+        self._turn.zero_()
+
+    def __call__(self) -> None:
+        """Make the next."""
+        self._step()
+
+
+def _by_step(num_steps: int, order: Tensor, augmentation: Augmentation | None) -> list[Tensor]:
+    """The order's and the draws' tensors, each step's along the first axis."""
+    draws = () if augmentation is None else augmentation.tensors().values()
+    return [each.view(num_steps, -1, *each.shape[1:]) for each in (order, *draws)]
+
+
+def _with(augmentation: Augmentation | None, draws: Sequence[Tensor]) -> Augmentation | None:
+    return None if augmentation is None else augmentation.with_tensors(draws)
 
 
 def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> str | None:

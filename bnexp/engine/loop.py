@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentation, pad_for
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
-from bnexp.engine.captured import CapturedUpdate, Update, captures
+from bnexp.engine.captured import CapturedUpdates, PlainUpdates, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
@@ -186,12 +186,19 @@ def initial_network(config: RunConfig, data: DeviceData) -> nn.Module:
     return model
 
 
+@dataclass
+class _Place:
+    """Where a training is: updates before the next one, and the epoch, from 0."""
+
+    step: int = 0
+    epoch: int = 0
+
+
 class _Updates:
     """The updates of a run, one by one or captured, and their sums over an epoch.
 
     Attributes:
         loss_sum, num_correct: scalars on the device.
-        captured: whether they are to be.
     """
 
     def __init__(
@@ -204,50 +211,68 @@ class _Updates:
         *,
         captured: bool,
     ) -> None:
-        self.model, self.optimizer, self.config, self.data, self.probing = model, optimizer, config, data, probing
+        self.model, self.config, self.data, self.probing = model, config, data, probing
         device = data.train_x.device
         self.loss_sum, self.num_correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64).to(device)
-        self.captured = captured and captures(config, model, probing.wanted, stacked=False)
-        self._rate = torch.zeros((), device=device)
-        self._replayed: CapturedUpdate | None = None
-        if self.captured:
-            self._replayed = CapturedUpdate(self._captured_update(), device)
+        captured = captured and captures(config, model, probing.wanted, stacked=False)
+        rate, self._place = torch.zeros((), device=device), _Place()
         for group in optimizer.param_groups:
-            if self.captured:
-                group["lr"] = self._rate
+            if captured:
+                group["lr"] = rate
             if "capturable" in group:  # a checkpoint brings that of whoever wrote it
-                group["capturable"] = self.captured
+                group["capturable"] = captured
+        self._updates: PlainUpdates | CapturedUpdates
+        if captured:
+            self._updates = CapturedUpdates(self._of_tensors(optimizer, rate), device)
+        else:
+            self._updates = PlainUpdates(self._observed(optimizer))
 
     @property
     def replaying(self) -> bool:
         """Whether the last update was replayed."""
-        return self._replayed is not None and self._replayed.replaying
+        return self._updates.replaying
 
-    def begin(self) -> None:
-        """Begin an epoch."""
-        self.loss_sum.zero_()
-        self.num_correct.zero_()
-
-    def update(self, index: Tensor, augmentation: Augmentation | None, lr: float, *, step: int, epoch: int) -> None:
-        """Make one update.
+    def begin(
+        self, order: Tensor, augmentation: Augmentation | None, lrs: Sequence[float], *, first_step: int, epoch: int
+    ) -> None:
+        """Begin an epoch.
 
         Args:
-            index: of the training examples.
+            order: of the training examples, (num_train,).
             augmentation: their draws.
-            step: updates before this one.
+            lrs: of each step.
+            first_step: updates before this epoch.
         """
-        if self._replayed is not None:
-            self._replayed(torch.full_like(self._rate, lr), index, augmentation)
-            return
-        x, y = _batch(self.data, index, augmentation)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.probing.before_update(self.model, self.optimizer, x, y, step=step, epoch=epoch, lr=lr)
-        _add(self.loss_sum, self.num_correct, train_step(self.model, self.optimizer, self.config, x, y), y)
+        self.loss_sum.zero_()
+        self.num_correct.zero_()
+        self._place.step, self._place.epoch = first_step, epoch
+        used = len(lrs) * self.config.batch_size
+        self._updates.begin(lrs, order[:used], None if augmentation is None else augmentation.part(0, used))
 
-    def _captured_update(self) -> Update:
-        """One update of nothing but tensors, which does not hold this object."""
-        model, optimizer, config, data, rate = self.model, self.optimizer, self.config, self.data, self._rate
+    def update(self) -> None:
+        """Make the next update of the epoch."""
+        self._updates()
+
+    # neither of what these return holds this object, whose networks are freed with it
+
+    def _observed(self, optimizer: torch.optim.Optimizer) -> Update:
+        """One update that probes look at."""
+        model, config, data, probing, place = self.model, self.config, self.data, self.probing, self._place
+        loss_sum, num_correct = self.loss_sum, self.num_correct
+
+        def update(lr: float, index: Tensor, augmentation: Augmentation | None) -> None:
+            x, y = _batch(data, index, augmentation)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            probing.before_update(model, optimizer, x, y, step=place.step, epoch=place.epoch, lr=lr)
+            _add(loss_sum, num_correct, train_step(model, optimizer, config, x, y), y)
+            place.step += 1
+
+        return update
+
+    def _of_tensors(self, optimizer: torch.optim.Optimizer, rate: Tensor) -> Update:
+        """One update of nothing but tensors."""
+        model, config, data = self.model, self.config, self.data
         loss_sum, num_correct = self.loss_sum, self.num_correct
 
         def update(lr: Tensor, index: Tensor, augmentation: Augmentation | None) -> None:
@@ -291,16 +316,13 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
     steps_per_epoch = num_train // batch_size
     first_step = epoch * steps_per_epoch
     order, augmentation = draw_epoch(config, data, epoch)
-    order = order.to(device)
     augmentation = None if augmentation is None else augmentation.to(device)
     _enter_epoch(updates.model, config, data, epoch)
-    updates.begin()
-    lr, steps_done = config.lr, 0
+    lrs = [config.lr * factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
+    updates.begin(order.to(device), augmentation, lrs, first_step=first_step, epoch=epoch)
+    steps_done = 0
     for k in range(steps_per_epoch):
-        start, stop = k * batch_size, (k + 1) * batch_size
-        part = None if augmentation is None else augmentation.part(start, stop)
-        lr = config.lr * factor_at(config, first_step + k, steps_per_epoch)
-        updates.update(order[start:stop], part, lr, step=first_step + k, epoch=epoch)
+        updates.update()
         steps_done = k + 1
         if steps_done % CHECK_STEPS == 0 and not math.isfinite(updates.loss_sum.item()):
             break
@@ -309,7 +331,7 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
     cpu_seconds = time.process_time() - probing.cpu_seconds - on_core
     return epoch_row(
         epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(updates.num_correct.item()),
-        lr=lr, train_seconds=train_seconds, cpu_seconds=cpu_seconds,
+        lr=lrs[steps_done - 1], train_seconds=train_seconds, cpu_seconds=cpu_seconds,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
-from bnexp.engine.captured import CapturedUpdate, Update, captures
+from bnexp.engine.captured import CapturedUpdates, PlainUpdates, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.loop import (
     CHECK_STEPS,
@@ -145,9 +145,8 @@ def train_stack(
     """
     stack, histories = _start(configs, data, device, checkpointing)
     update = _update_of(stack)
-    replayed = None
-    if captured and captures(configs[0], stack.model, {}, stacked=True):
-        replayed = CapturedUpdate(update, device)
+    captured = captured and captures(configs[0], stack.model, {}, stacked=True)
+    updates = CapturedUpdates(update, device) if captured else PlainUpdates(update)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     outcomes: dict[int, Outcome] = {}
@@ -157,12 +156,12 @@ def train_stack(
         seconds = eval_seconds[index]
         outcomes[index] = _outcome(
             stack, index, data, histories[index], measured, eval_seconds=seconds,
-            captured=replayed is not None and replayed.replaying,
+            captured=updates.replaying,
         )  # fmt: skip
         on_end(index, outcomes[index])
 
     for epoch in range(len(histories[0]), stack.config.epochs):
-        rows = _train_epoch(stack, epoch, replayed or update)
+        rows = _train_epoch(stack, epoch, updates)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
         validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
@@ -263,7 +262,7 @@ def _update_of(stack: _Stack) -> Update:
     return update
 
 
-def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
+def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpdates) -> list[Row]:
     """As `train_epoch`, a row for each run."""
     started, on_core = time.perf_counter(), time.process_time()
     config, data, device = stack.config, stack.data, stack.data.train_x.device
@@ -278,11 +277,12 @@ def _train_epoch(stack: _Stack, epoch: int, update: Update) -> list[Row]:
     lrs_on_device = torch.tensor(lrs, dtype=data.scale.dtype).to(device)
     stack.loss_sum.zero_()
     stack.num_correct.zero_()
+    used = steps_per_epoch * batch_size
+    part = None if augmentation is None else augmentation.part(0, used * stack.num)
+    updates.begin(lrs_on_device, order[:used], part)
     marks: list[tuple[int, Tensor, Tensor]] = []
     for k in range(steps_per_epoch):
-        start, stop = k * batch_size, (k + 1) * batch_size
-        part = None if augmentation is None else augmentation.part(start * stack.num, stop * stack.num)
-        update(lrs_on_device[k], order[start:stop], part)
+        updates()
         if (k + 1) % CHECK_STEPS == 0 or k + 1 == steps_per_epoch:
             # what `train_epoch` looks at on the host, kept on the device: no step waits for it
             marks.append((k + 1, stack.loss_sum.clone(), stack.num_correct.clone()))

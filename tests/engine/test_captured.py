@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bnexp.cli import main
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
+from bnexp.data.augment import Augmentation
 from bnexp.engine import captured
 from bnexp.engine.build import DeviceData
-from bnexp.engine.captured import WARM_UP_CALLS, CapturedStep, tell_once, why_not_captured
+from bnexp.engine.captured import WARM_UP_CALLS, CapturedStep, CapturedUpdates, tell_once, why_not_captured
 from bnexp.engine.loop import Checkpointing, initial_network, train_run
 from bnexp.engine.stacked import train_stack
 
@@ -73,20 +74,28 @@ def run_of(*argv: str) -> RunConfig:
     return config
 
 
-def test_arguments_are_copied_to_where_the_recording_reads_them() -> None:
-    seen: list[tuple[torch.Tensor, int]] = []
-    total = torch.zeros(())
+def test_every_step_gets_its_own_where_the_recording_reads_it() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    places: list[tuple[int, ...]] = []
 
-    def step(x: torch.Tensor) -> None:
-        seen.append((x.clone(), x.data_ptr()))
-        total.add_(x)
+    def update(lr: torch.Tensor, index: torch.Tensor, augmentation: Augmentation | None) -> None:
+        assert augmentation is not None
+        assert augmentation.dy is not None
+        seen.append((lr.clone(), index.clone(), augmentation.dy.clone()))
+        places.append(tuple(each.data_ptr() for each in updates._given))
 
-    call = CapturedStep(step, CPU)
-    for k in range(8):
-        call(torch.tensor(float(k)))
-    assert float(total) == sum(range(8))
-    assert [float(value) for value, _ in seen] == list(range(8))
-    assert len({place for _, place in seen[WARM_UP_CALLS:]}) == 1
+    updates = CapturedUpdates(update, CPU)
+    for epoch in range(2):
+        order, dy = torch.randperm(12), torch.randint(0, 9, (12,))
+        updates.begin([0.1 * epoch + k for k in range(4)], order, Augmentation(4, dy, dy, None))
+        seen.clear()
+        for _ in range(4):
+            updates()
+        for k, (lr, index, draws) in enumerate(seen):
+            assert float(lr) == pytest.approx(0.1 * epoch + k)
+            assert torch.equal(index, order[3 * k : 3 * k + 3])
+            assert torch.equal(draws, dy[3 * k : 3 * k + 3])
+    assert len(set(places)) == 1
 
 
 @pytest.mark.parametrize(
