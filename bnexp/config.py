@@ -155,7 +155,8 @@ class ExecConfig:
     """Where and how a run is executed: recorded, and no part of what the run is.
 
     Attributes:
-        slots: worker processes at once; None: one for each core, or one for each GPU.
+        slots: runs, or stacks of them, at once: processes, and where CUDA captures steps, streams of one process a GPU;
+            None: as many as the machine suggests.
         threads: torch threads in each worker; None: one in a sweep, all cores for a single run.
         checkpoint_seconds: least seconds between two checkpoints, which are taken at the end of an epoch.
         probes: probe -> its options: what is measured beside the training, which it does not change.

@@ -59,7 +59,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     if reason:
         print(reason)
     stacks = any(len(batch) > 1 for batch in batches)
-    at_once = f"{plan.slots} {'stacks of runs ' * stacks}at a time"
+    at_once = f"{plan.at_once} {'stacks of runs ' * stacks}at a time"
     print(f"about {seconds / 60:.1f} minutes on {plan.worker.device}, {at_once} ({timed}), "
           f"at most about {summary['peak_mib']} MiB of memory")  # fmt: skip
     for row in power:

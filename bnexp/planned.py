@@ -11,7 +11,8 @@ from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.choosing import Choice, choose_batches, why_alone
 from bnexp.engine.device import num_cores, resolve_device, resolve_precision
-from bnexp.engine.execute import MEASURED_AFTERWARDS, Job, Worker
+from bnexp.engine.execute import CAPTURING, MEASURED_AFTERWARDS, Job, Worker
+from bnexp.engine.lanes import IN_FLIGHT
 from bnexp.errors import ConfigError, RunError
 from bnexp.identity import run_id
 from bnexp.request import Part, Request
@@ -58,6 +59,7 @@ class Plan:
 
     Attributes:
         num_composed: grid points before equal runs were merged (no norm has no placement, for one).
+        slots: processes.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -73,6 +75,11 @@ class Plan:
         return [run for run in self.runs if run.state != "done"]
 
     @property
+    def at_once(self) -> int:
+        """Runs, or stacks of them, that are trained at once."""
+        return self.slots * self.worker.lanes
+
+    @property
     def num_merged(self) -> int:
         """Grid points that are the same run as an earlier one."""
         return self.num_composed - len(self.runs)
@@ -82,7 +89,9 @@ class Plan:
         jobs = [Job(run.config, run.probes) for run in runs]
         sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
         if executor == "stacked":
-            return Choice(batched(jobs, slots=self.slots, image_sizes=sizes), "; ".join(why_alone(jobs)))
+            device_type = self.worker.device.type
+            stacks = batched(jobs, slots=self.at_once, image_sizes=sizes, device_type=device_type)
+            return Choice(stacks, "; ".join(why_alone(jobs)))
         if executor == "auto":
             return choose_batches(jobs, self.worker, slots=self.slots, image_sizes=sizes)
         return Choice([(job,) for job in jobs], "")
@@ -105,9 +114,9 @@ def make_plan(request: Request) -> Plan:
     resolved = resolve_runs(request.configs, request.exec, hosts)
     runs = _merge(request, resolved, store)
     sweep = len(request.configs) > 1
-    slots = _num_slots(request.exec, device.type) if sweep else 1
+    slots, lanes = _slots_and_lanes(request.exec, device.type) if sweep else (1, 1)
     threads = request.exec.threads or (1 if sweep else num_cores())
-    worker = Worker(request.exec, device, threads, hosts)
+    worker = Worker(request.exec, device, threads, hosts, lanes)
     return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
 
 
@@ -207,13 +216,18 @@ def _state(store: Store, name: str, probes: Probes) -> State:
     return "retry" if record is not None and record.status == "failed" else "todo"
 
 
-def _num_slots(config: ExecConfig, device_type: str) -> int:
+def _slots_and_lanes(config: ExecConfig, device_type: str) -> tuple[int, int]:
+    """Processes, and the runs or stacks that each has in flight."""
     if config.executor == "serial":
-        return 1
-    if config.slots is not None:
-        return config.slots
-    if device_type == "cuda":
-        import torch
+        return 1, 1
+    if device_type != "cuda":
+        return config.slots or num_cores(), 1
+    import torch
 
-        return torch.cuda.device_count()
-    return num_cores()
+    num_devices = torch.cuda.device_count()
+    if config.executor not in CAPTURING:
+        return config.slots or num_devices, 1
+    if config.slots is None:
+        return num_devices, IN_FLIGHT
+    slots = min(config.slots, num_devices)
+    return slots, -(-config.slots // slots)

@@ -81,7 +81,7 @@ def print_opening(plan: Plan, request: Request) -> None:
         states = [f"{plan.count('done')} done", f"{plan.count('resume')} to resume"]
         states += [f"{plan.count('retry')} to retry", f"{plan.count('todo')} to do"]
         states += [f"{plan.count('measure')} to measure"] if plan.count("measure") else []
-        workers = f"{plan.slots} at a time, {plan.worker.threads} thread{'s' * (plan.worker.threads > 1)} each"
+        workers = f"{plan.at_once} at a time, {plan.worker.threads} thread{'s' * (plan.worker.threads > 1)} each"
         print(f"{len(plan.runs)} runs{merged_note(plan)}: {', '.join(states)}; on {plan.worker.device}, {workers}")
     for line in part_lines(plan, request):
         print(line)

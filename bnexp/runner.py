@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tqdm import tqdm
 
@@ -85,7 +86,9 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
             bar.write(reason)
         if executor in ("process", "stacked", "graph") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
-            execute_processes(batches, plan.worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
+            worker = replace(plan.worker, lanes=min(plan.worker.lanes, -(-len(batches) // slots)))
+            execute_processes(batches, worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:
-            execute_serial([job for (job,) in batches], plan.worker, plan.store, on_epoch=on_epoch, on_record=on_record)
+            worker = replace(plan.worker, lanes=1)
+            execute_serial([job for (job,) in batches], worker, plan.store, on_epoch=on_epoch, on_record=on_record)
     return records

@@ -70,14 +70,14 @@ def test_a_crash_at_a_look_ends_the_sequence_until_the_run_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_open_study(tmp_path)
-    real = execution.train_run
+    real = execution.train_run.in_steps
 
     def crashing(config: RunConfig, *arguments: Any, **options: Any) -> Any:
         if config.seed == 7:
             raise RuntimeError("out of luck")
         return real(config, *arguments, **options)
 
-    monkeypatch.setattr(execution, "train_run", crashing)
+    monkeypatch.setattr(execution.train_run, "in_steps", crashing)
     assert train(tmp_path, "open") == 1
     out = capsys.readouterr().out
     assert "look 1 of 2, 6 seeds: 0 of 1 decided" in out

@@ -153,14 +153,14 @@ def test_a_crashing_run_does_not_stop_the_others_and_leaves_its_traceback(
 ) -> None:
     from bnexp.engine import execute as execution
 
-    real = execution.train_run
+    real = execution.train_run.in_steps
 
     def breaks_for_seed_one(config, *args, **kwargs):  # type: ignore[no-untyped-def]
         if config.seed == 1:
             raise ZeroDivisionError("a bug\nwith two lines")
         return real(config, *args, **kwargs)
 
-    monkeypatch.setattr(execution, "train_run", breaks_for_seed_one)
+    monkeypatch.setattr(execution.train_run, "in_steps", breaks_for_seed_one)
     argv = ["-m", "seed=0,1,2", f"results={tmp_path}", "exec.executor=serial", *TINY]
     assert train(request_from_argv(argv)) == 1
     captured = capsys.readouterr()
@@ -169,7 +169,7 @@ def test_a_crashing_run_does_not_stop_the_others_and_leaves_its_traceback(
     assert str(error_file) in captured.err
     assert "breaks_for_seed_one" in error_file.read_text()
     assert sorted(record.status for record in Store(tmp_path).records()) == ["failed", "finished", "finished"]
-    monkeypatch.setattr(execution, "train_run", real)
+    monkeypatch.setattr(execution.train_run, "in_steps", real)
     assert train(request_from_argv(argv)) == 0
     assert not list(tmp_path.glob("runs/*/error.txt"))
 

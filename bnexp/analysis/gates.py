@@ -35,6 +35,11 @@ def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
     ways = sorted(here["timed"].unique())
     if len(ways) > 1:
         return f"its runs were not timed alike: {' and '.join(ways)}"
+    if here["in_flight"].max() > 1:
+        return (
+            f"{here['in_flight'].max()} of its runs had the GPU at once, and times say nothing: repeat them with "
+            "probes=[cost] in a new results folder, which keeps them apart"
+        )
     shares = here.groupby("arm")["core_share"].mean()
     if shares.min() < LEAST_SHARE:
         return (

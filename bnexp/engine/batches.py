@@ -9,14 +9,20 @@ from bnexp.engine.execute import Job
 from bnexp.engine.stacked import stack_key
 
 MOST_RUNS = 32
-# values in the largest activation of a stack: beyond, it no longer fits the caches and runs alone are as fast
-MOST_VALUES = 2**19
+# values in the largest activation of a stack: beyond, it no longer fits a CPU's caches and runs alone are as fast; a
+# GPU wants more at once (how many is not measured: `auto` times whether a stack is faster)
+MOST_VALUES, MOST_VALUES_ON_GPU = 2**19, 2**24
 
 Batch = tuple[Job, ...]
 
 
 def batched(
-    jobs: Sequence[Job], *, slots: int, image_sizes: Sequence[int], alone: Collection[Hashable] = ()
+    jobs: Sequence[Job],
+    *,
+    slots: int,
+    image_sizes: Sequence[int],
+    device_type: str = "cpu",
+    alone: Collection[Hashable] = (),
 ) -> list[Batch]:
     """The jobs in batches of runs that can be trained side by side, in order of the first of each; most are alone.
 
@@ -31,14 +37,15 @@ def batched(
         groups.setdefault(("alone", index) if key is None or key in alone else key, []).append(index)
     batches: list[list[int]] = []
     for group in groups.values():
-        most = stack_width(jobs[group[0]].config, image_sizes[group[0]])
+        most = stack_width(jobs[group[0]].config, image_sizes[group[0]], device_type)
         num = max(1, -(-len(group) // most))
         num = max(num, min(slots, len(group) // 2)) if most > 1 else len(group)
         batches += [group[start::num] for start in range(num)]
     return [tuple(jobs[index] for index in batch) for batch in sorted(batches)]
 
 
-def stack_width(config: RunConfig, image_size: int) -> int:
+def stack_width(config: RunConfig, image_size: int, device_type: str = "cpu") -> int:
     """How many runs of this shape one stack should have: 1 where the gain of the stack is lost to memory."""
     side = 1 if config.model.name == "mlp" else image_size
-    return max(1, min(MOST_RUNS, MOST_VALUES // (config.batch_size * config.model.width * side * side)))
+    most = MOST_VALUES_ON_GPU if device_type == "cuda" else MOST_VALUES
+    return max(1, min(MOST_RUNS, most // (config.batch_size * config.model.width * side * side)))

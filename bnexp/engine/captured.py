@@ -39,10 +39,14 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA graphs. Source: PyTorch's notes on CUDA semantics, "whole-network capture"."""
+    """CUDA graphs, recorded on the stream that is current, or on one of its own where that is the default one.
+
+    Source: PyTorch's notes on CUDA semantics, "whole-network capture".
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = _side_stream(device)
+        current = torch.cuda.current_stream(device)
+        self._stream = _side_stream(device) if current == torch.cuda.default_stream(device) else current
 
     def aside(self, call: Callable[[], None]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())

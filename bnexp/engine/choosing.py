@@ -31,8 +31,14 @@ class Choice(NamedTuple):
 
 
 def choose_batches(jobs: Sequence[Job], worker: Worker, *, slots: int, image_sizes: Sequence[int]) -> Choice:
-    """Time a stack of each kind of network, in `slots` processes at once as they will run, against one run alone."""
-    stacks = [batch for batch in batched(jobs, slots=slots, image_sizes=image_sizes) if len(batch) > 1]
+    """Time a stack of each kind of network, in `slots` processes at once as they will run, against one run alone.
+
+    On CUDA neither has company in flight.
+    """
+    batches_of = partial(
+        batched, jobs, slots=slots * worker.lanes, image_sizes=image_sizes, device_type=worker.device.type
+    )
+    stacks = [batch for batch in batches_of() if len(batch) > 1]
     kinds: dict[Hashable, list[Batch]] = {}
     for batch in stacks:
         kinds.setdefault(_kind(batch[0].config), []).append(batch)
@@ -41,7 +47,7 @@ def choose_batches(jobs: Sequence[Job], worker: Worker, *, slots: int, image_siz
     gains = _timed(samples, worker, slots)
     slow = {kind for kind, gain in gains.items() if gain < LEAST_GAIN}
     alone = {_key(batch) for kind in small | slow for batch in kinds[kind]}
-    chosen = batched(jobs, slots=slots, image_sizes=image_sizes, alone=alone)
+    chosen = batches_of(alone=alone)
     return Choice(chosen, "; ".join([*_reasons(chosen, gains, kinds, slow), *why_alone(jobs)]))
 
 

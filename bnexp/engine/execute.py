@@ -18,10 +18,12 @@ from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.device import environment, settle_process
+from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
 from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError
 from bnexp.identity import cell_id, run_id
+from bnexp.nn import MODELS, NORMS
 from bnexp.probes import END_PROBES, STEP_PROBES
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -30,6 +32,8 @@ from bnexp.store import Store
 LOCK_SECONDS = 5.0
 # probes of a trained network, which need its weights and no training
 MEASURED_AFTERWARDS = frozenset(END_PROBES)
+# the executors that capture steps on CUDA, and have several runs in flight in a process
+CAPTURING = ("auto", "graph")
 TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 
@@ -40,6 +44,12 @@ class Job:
     config: RunConfig
     probes: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def apart(self) -> bool:
+        """Whether nothing may be in flight beside it: it is timed, or may draw from torch's own generator."""
+        known = self.config.model.name in MODELS and self.config.norm.kind in NORMS
+        return "cost" in self.probes or not known
+
 
 @dataclass
 class Worker:
@@ -48,12 +58,14 @@ class Worker:
     Attributes:
         exec: its probes are what is measured of a run.
         hosts: data sets that the parent has read already.
+        lanes: runs, or stacks of them, that it has in flight at once.
     """
 
     exec: ExecConfig
     device: torch.device
     threads: int
     hosts: dict[DataConfig, HostData]
+    lanes: int = 1
     _on_device: dict[DataConfig, DeviceData] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -63,13 +75,16 @@ class Worker:
     @property
     def captures(self) -> bool:
         """Whether steps are captured and replayed, where they can be."""
-        return self.device.type == "cuda" and self.exec.executor in ("auto", "graph")
+        return self.device.type == "cuda" and self.exec.executor in CAPTURING
 
     def data(self, config: DataConfig) -> DeviceData:
         if config not in self._on_device:
-            self._on_device.clear()  # one data set at a time: sweeps go through them in turn
+            while len(self._on_device) >= self.lanes:  # sweeps go through them in turn
+                del self._on_device[next(iter(self._on_device))]
             host = self.hosts.get(config) or load_host_data(config, self.exec.data_root)
             self._on_device[config] = to_device(host, self.device)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # other streams will read it
         return self._on_device[config]
 
     def measuring(self, probes: Mapping[str, Mapping[str, Any]]) -> Worker:
@@ -77,9 +92,10 @@ class Worker:
         return replace(self, exec=replace(self.exec, probes=probes))
 
 
+@Stepwise
 def execute_run(
     config: RunConfig, worker: Worker, store: Store, *, on_epoch: Callable[[], None] = lambda: None
-) -> RunRecord | None:
+) -> Steps[RunRecord | None]:
     """Train one run, unless its record is there, and write its record; an exception becomes a failed record.
 
     A run that has ended and lacks probes keeps its numbers: those of a trained network are measured from its weights,
@@ -98,11 +114,11 @@ def execute_run(
                 return record
             weights = None
             if record is None or record.status == "failed":
-                record = _train(config, name, worker, store, on_epoch)
+                record = yield from _train(config, name, worker, store, on_epoch)
             else:
                 weights = load_weights(store.weights_path(name))
                 if _must_repeat(record, worker, weights):
-                    record = _repeat(config, record, worker, store, weights, on_epoch)
+                    record = yield from _repeat(config, record, worker, store, weights, on_epoch)
             store.checkpoint_path(name).unlink(missing_ok=True)
             record = _measure(config, record, worker, store, weights)
             store.error_path(name).unlink(missing_ok=True)
@@ -113,9 +129,10 @@ def execute_run(
         return record
 
 
+@Stepwise
 def execute_stack(
     jobs: Sequence[Job], worker: Worker, store: Store, *, on_epoch: Callable[[int], None] = lambda index: None
-) -> list[RunRecord | None]:
+) -> Steps[list[RunRecord | None]]:
     """Execute runs of one `stack_key` side by side, each with a record of its own; or one by one where that fails.
 
     Runs that have ended, that another process has in hand, or that have got further than the others, are left to
@@ -133,14 +150,19 @@ def execute_stack(
         try:
             together = _of_one_epoch([index for index, mine in enumerate(held) if mine], names, store)
             if len(together) > 1:
-                _train_stack([jobs[index] for index in together], worker, store, lambda i: on_epoch(together[i]))
+                yield from _train_stack(
+                    [jobs[index] for index in together], worker, store, lambda i: on_epoch(together[i])
+                )
         except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
             print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
-    return [
-        execute_run(job.config, worker.measuring(job.probes), store, on_epoch=partial(on_epoch, index))
-        if held[index] else None
-        for index, job in enumerate(jobs)
-    ]  # fmt: skip
+    records: list[RunRecord | None] = [None] * len(jobs)
+    for index, job in enumerate(jobs):
+        if held[index]:
+            measuring = worker.measuring(job.probes)
+            records[index] = yield from execute_run.in_steps(
+                job.config, measuring, store, on_epoch=partial(on_epoch, index)
+            )
+    return records
 
 
 def _of_one_epoch(places: Sequence[int], names: Sequence[str], store: Store) -> list[int]:
@@ -154,7 +176,7 @@ def _of_one_epoch(places: Sequence[int], names: Sequence[str], store: Store) -> 
     return max(by_epoch.values(), key=len, default=[])
 
 
-def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Callable[[int], None]) -> None:
+def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Callable[[int], None]) -> Steps[None]:
     """Train and record runs side by side."""
     configs = [job.config for job in jobs]
     names = [run_id(config) for config in configs]
@@ -167,7 +189,7 @@ def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Ca
         _record(configs[index], outcome, worker, store, {"probes": {}, "stack": len(jobs)})
         store.checkpoint_path(names[index]).unlink(missing_ok=True)
 
-    train_stack(
+    yield from train_stack.in_steps(
         configs,
         worker.data(configs[0].data),
         worker.device,
@@ -200,11 +222,13 @@ def failed_record(config: RunConfig, exec_config: ExecConfig, *, error: str) -> 
     )
 
 
-def _train(config: RunConfig, name: str, worker: Worker, store: Store, on_epoch: Callable[[], None]) -> RunRecord:
+def _train(
+    config: RunConfig, name: str, worker: Worker, store: Store, on_epoch: Callable[[], None]
+) -> Steps[RunRecord]:
     """Train and record; what its probes measure of the trained network is not in it yet."""
     store.write_config(name, config.to_dict())
     probes = {key: dict(options) for key, options in worker.exec.probes.items() if key in STEP_PROBES}
-    outcome = _train_run(
+    outcome = yield from _train_run(
         config, name, worker, store, threads=worker.threads, probes=probes, on_epoch=_history_log(name, store, on_epoch)
     )
     return _record(config, outcome, worker, store, {"probes": probes})
@@ -270,7 +294,7 @@ def _repeat(
     store: Store,
     weights: dict[str, Tensor] | None,
     on_epoch: Callable[[], None],
-) -> RunRecord:
+) -> Steps[RunRecord]:
     """Train an ended run again for the probes that it lacks; nothing of it is touched before it has ended alike.
 
     Alike is to the bit on a CPU. Elsewhere sums are not repeatable, and neither are those of a run that was trained in
@@ -282,7 +306,9 @@ def _repeat(
     name = done.run_id
     missing = {key: options for key, options in done.unmeasured(worker.exec.probes).items() if key in STEP_PROBES}
     threads = done.exec.get("threads", worker.threads)  # sums depend on it
-    outcome = _train_run(config, name, worker, store, threads=threads, probes=missing, on_epoch=lambda row: on_epoch())
+    outcome = yield from _train_run(
+        config, name, worker, store, threads=threads, probes=missing, on_epoch=lambda row: on_epoch()
+    )
     before = (_untimed(done.final), [_untimed(row) for row in store.history(name)])
     repeatable = worker.device.type == "cpu" and done.exec.get("device") == "cpu" and "stack" not in done.exec
     alike = not repeatable or before == (_untimed(outcome.final), [_untimed(row) for row in outcome.history])
@@ -346,10 +372,10 @@ def _train_run(
     threads: int,
     probes: dict[str, dict[str, Any]],
     on_epoch: Callable[[dict[str, Any]], None],
-) -> Outcome:
+) -> Steps[Outcome]:
     torch.set_num_threads(threads)
     checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
-    return train_run(
+    outcome = yield from train_run.in_steps(
         config,
         worker.data(config.data),
         worker.device,
@@ -358,6 +384,7 @@ def _train_run(
         captured=worker.captures,
         on_epoch=on_epoch,
     )
+    return outcome
 
 
 def _add_probes(record: RunRecord, probes: dict[str, dict[str, Any]], seconds: float, store: Store) -> RunRecord:
@@ -380,8 +407,10 @@ def _untimed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exec_dict(config: ExecConfig, worker: Worker | None) -> dict[str, Any]:
-    used = {} if worker is None else {"device": str(worker.device), "threads": torch.get_num_threads()}
-    return config.to_dict() | used
+    if worker is None:
+        return config.to_dict()
+    used = {"device": str(worker.device), "threads": torch.get_num_threads()}
+    return config.to_dict() | used | ({"in_flight": worker.lanes} if worker.lanes > 1 else {})
 
 
 def _last_line(error: BaseException) -> str:

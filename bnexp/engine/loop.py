@@ -18,6 +18,7 @@ from bnexp.data.augment import Augmentation, apply_augmentation, draw_augmentati
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network, normalize
 from bnexp.engine.captured import CapturedUpdates, PlainUpdates, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
+from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.probing import Probing
 from bnexp.engine.schedule import lr_factor
 from bnexp.engine.step import at_least_fp32, train_step
@@ -61,6 +62,7 @@ class Outcome:
     captured: bool = False
 
 
+@Stepwise
 def train_run(
     config: RunConfig,
     data: DeviceData,
@@ -70,7 +72,7 @@ def train_run(
     probes: Mapping[str, Mapping[str, Any]] | None = None,
     captured: bool = False,
     on_epoch: Callable[[Row], None] = lambda row: None,
-) -> Outcome:
+) -> Steps[Outcome]:
     """Train to the end of the budget or to a loss that is not finite, then evaluate once on test.
 
     Args:
@@ -87,7 +89,7 @@ def train_run(
     saved_at = time.perf_counter()
     status: Status = "finished"
     while len(history) < config.epochs:
-        row = train_epoch(updates, epoch=len(history))
+        row = yield from train_epoch(updates, epoch=len(history))
         validation = None
         if math.isfinite(row["train_loss"]):
             started = time.perf_counter()
@@ -298,7 +300,7 @@ def _add(loss_sum: Tensor, num_correct: Tensor, step: tuple[Tensor, Tensor], y: 
     num_correct += (logits.argmax(1) == y).sum()
 
 
-def train_epoch(updates: _Updates, *, epoch: int) -> Row:
+def train_epoch(updates: _Updates, *, epoch: int) -> Steps[Row]:
     """One pass in an order, and with augmentations, that depend on the seed and the epoch alone.
 
     Args:
@@ -324,6 +326,7 @@ def train_epoch(updates: _Updates, *, epoch: int) -> Row:
     for k in range(steps_per_epoch):
         updates.update()
         steps_done = k + 1
+        yield
         if steps_done % CHECK_STEPS == 0 and not math.isfinite(updates.loss_sum.item()):
             break
     loss_total = updates.loss_sum.item()  # waits for the device: the time below is that of the whole epoch

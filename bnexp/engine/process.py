@@ -6,6 +6,7 @@ a fresh worker goes on with the rest.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing as mp
 import os
 import signal
@@ -14,7 +15,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 
 from bnexp.config import RunConfig
 from bnexp.engine.execute import Job, Worker, execute_run, execute_stack, failed_record, write_failure
+from bnexp.engine.lanes import Lanes, Steps
 from bnexp.identity import run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -31,14 +34,32 @@ PARENT_POLL_SECONDS = 0.5
 TELL_SECONDS = 0.2  # least time between two messages about epochs
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Runs that are taken together: one, or a stack.
+
+    Attributes:
+        apart: nothing may be in flight beside it.
+    """
+
+    jobs: tuple[Job, ...]
+    apart: bool
+
+
 @dataclass
 class _Slot:
-    """A living worker and the runs that it has in hand: one, or a stack."""
+    """A living worker and what it has in flight, by number."""
 
     index: int
     process: BaseProcess
     pipe: Connection
-    jobs: tuple[Job, ...] = ()
+    batches: dict[int, _Batch] = field(default_factory=dict)
+
+    def takes(self, batch: _Batch, lanes: int) -> bool:
+        """Whether it can take this too."""
+        if batch.apart or any(other.apart for other in self.batches.values()):
+            return not self.batches
+        return len(self.batches) < lanes
 
 
 def execute_processes(
@@ -50,33 +71,38 @@ def execute_processes(
     on_epoch: Callable[[RunConfig], None],
     on_record: Callable[[RunConfig, RunRecord | None], None],
 ) -> None:
-    """Execute in order of `batches`, `slots` at a time; calls back as `execute_serial` does, in order of completion.
+    """Execute in order of `batches`, in so many processes; calls back as `execute_serial` does, in order of completion.
 
-    The runs of a batch are trained side by side; where its worker dies, they are tried again one by one.
+    The runs of a batch are trained side by side, and a process has as many batches in flight as its worker has lanes.
+    Where it dies, what it had in hand is tried again run by run, each apart.
     """
-    pending = deque(batches)
+    pending = deque(_Batch(jobs, any(job.apart for job in jobs)) for jobs in batches)
+    numbers = itertools.count()
     living: list[_Slot] = []
     try:
-        while pending or any(slot.jobs for slot in living):
+        while pending or any(slot.batches for slot in living):
             while pending and len(living) < slots:
                 used = {slot.index for slot in living}
                 free = next(index for index in range(slots) if index not in used)
                 living.append(_start(worker, store, index=free))
-            for slot in living:
-                if not slot.jobs and pending:
-                    try:
-                        slot.pipe.send(pending[0])
-                    except BrokenPipeError:  # it died while idle: the run stays pending, a fresh worker comes
-                        continue
-                    slot.jobs = pending.popleft()
+            while pending and (takers := [slot for slot in living if slot.takes(pending[0], worker.lanes)]):
+                slot, number = min(takers, key=lambda taker: len(taker.batches)), next(numbers)
+                try:
+                    slot.pipe.send((number, pending[0]))
+                except BrokenPipeError:  # it died while idle: the batch stays pending, a fresh worker comes
+                    break
+                slot.batches[number] = pending.popleft()
             wait([handle for slot in living for handle in (slot.pipe, slot.process.sentinel)])
             for slot in list(living):
-                if not _listen(slot, on_epoch, on_record):
+                alive, again = _listen(slot, worker, on_epoch, on_record)
+                if not alive:
                     living.remove(slot)
-                    if len(slot.jobs) > 1:
-                        pending.extendleft((job,) for job in reversed(slot.jobs))
-                    for job in slot.jobs if len(slot.jobs) == 1 else ():
-                        on_record(job.config, _record_death(slot, job, worker, store))
+                    jobs = [job for batch in slot.batches.values() for job in batch.jobs]
+                    if len(jobs) == 1:
+                        on_record(jobs[0].config, _record_death(slot, jobs[0], worker, store))
+                    else:
+                        again += jobs
+                pending.extendleft(_Batch((job,), apart=True) for job in reversed(again))
     finally:
         for slot in living:
             slot.process.terminate()
@@ -130,30 +156,40 @@ def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
 
 
 def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
-    """The worker: takes jobs from the pipe until it is terminated."""
+    """The worker: takes batches from the pipe until it is terminated."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     worker.start()
-    epochs: Counter[int] = Counter()  # place in the batch -> epochs that were not told yet
+    epochs: Counter[tuple[int, int]] = Counter()  # batch and place in it -> epochs that were not told yet
     told_at = 0.0
 
-    def on_epoch(index: int) -> None:
+    def on_epoch(number: int, place: int) -> None:
         nonlocal told_at
-        epochs[index] += 1
+        epochs[number, place] += 1
         if time.monotonic() - told_at > TELL_SECONDS:
             pipe.send(dict(epochs))
             epochs.clear()
             told_at = time.monotonic()
 
+    lanes: Lanes[list[RunRecord | None]] = Lanes(worker.device, worker.lanes)
     while True:
-        jobs = pipe.recv()
-        epochs.clear()  # what the last runs did not tell, their records told
-        if len(jobs) > 1:
-            pipe.send(execute_stack(jobs, worker, store, on_epoch=on_epoch))
-        else:
-            (job,) = jobs
-            measuring = worker.measuring(job.probes)
-            pipe.send([execute_run(job.config, measuring, store, on_epoch=lambda: on_epoch(0))])
+        while lanes.free and (not lanes or pipe.poll()):
+            number, batch = pipe.recv()
+            executing = replace(worker, lanes=1) if batch.apart else worker
+            lanes.begin(number, _execute(batch.jobs, executing, store, partial(on_epoch, number)))
+        for number, records in lanes.advance():
+            for key in [key for key in epochs if key[0] == number]:  # its records tell them
+                del epochs[key]
+            pipe.send((number, records))
+
+
+def _execute(
+    jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Callable[[int], None]
+) -> Steps[list[RunRecord | None]]:
+    if len(jobs) > 1:
+        return (yield from execute_stack.in_steps(jobs, worker, store, on_epoch=on_epoch))
+    measuring = worker.measuring(jobs[0].probes)
+    return [(yield from execute_run.in_steps(jobs[0].config, measuring, store, on_epoch=partial(on_epoch, 0)))]
 
 
 def _die_with(parent: int) -> None:
@@ -164,22 +200,34 @@ def _die_with(parent: int) -> None:
 
 
 def _listen(
-    slot: _Slot, on_epoch: Callable[[RunConfig], None], on_record: Callable[[RunConfig, RunRecord | None], None]
-) -> bool:
-    """Handle all that a worker has said; False once it is dead and has nothing more to say."""
+    slot: _Slot,
+    worker: Worker,
+    on_epoch: Callable[[RunConfig], None],
+    on_record: Callable[[RunConfig, RunRecord | None], None],
+) -> tuple[bool, list[Job]]:
+    """Handle all that a worker has said: whether it lives or has more to say, and the runs to be tried again apart."""
+    again = []
     try:
         while slot.pipe.poll():
             message = slot.pipe.recv()
-            if isinstance(message, dict):  # epochs of each run in hand; else its records, at the end
-                for index in Counter(message).elements():
-                    on_epoch(slot.jobs[index].config)
+            if isinstance(message, dict):  # epochs of runs in hand; else the records of a batch, at its end
+                for number, place in Counter(message).elements():
+                    on_epoch(slot.batches[number].jobs[place].config)
                 continue
-            jobs, slot.jobs = slot.jobs, ()
-            for job, record in zip(jobs, message, strict=True):
-                on_record(job.config, record)
+            number, records = message
+            batch = slot.batches.pop(number)
+            for job, record in zip(batch.jobs, records, strict=True):
+                if worker.lanes > 1 and not batch.apart and _lacked_memory(record):
+                    again.append(job)
+                else:
+                    on_record(job.config, record)
     except (EOFError, ConnectionResetError):
         slot.process.join()
-    return slot.process.is_alive()
+    return slot.process.is_alive(), again
+
+
+def _lacked_memory(record: RunRecord | None) -> bool:
+    return record is not None and (record.error or "").startswith(torch.OutOfMemoryError.__name__)
 
 
 def _record_death(slot: _Slot, job: Job, worker: Worker, store: Store) -> RunRecord:

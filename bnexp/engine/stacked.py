@@ -21,6 +21,7 @@ from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
 from bnexp.engine.captured import CapturedUpdates, PlainUpdates, Update, captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
+from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.loop import (
     CHECK_STEPS,
     EVAL_BATCH,
@@ -115,6 +116,7 @@ class _Stack:
             layer.reseed_each(seeds, self.data.train_x.device)
 
 
+@Stepwise
 def train_stack(
     configs: Sequence[RunConfig],
     data: DeviceData,
@@ -124,7 +126,7 @@ def train_stack(
     captured: bool = False,
     on_epoch: Callable[[int, Row], None] = lambda index, row: None,
     on_end: Callable[[int, Outcome], None] = lambda index, outcome: None,
-) -> list[Outcome]:
+) -> Steps[list[Outcome]]:
     """Train runs of one `stack_key` side by side; each ends as `train_run` would end it.
 
     Checkpoints are those that runs alone leave, one for each: runs that were stopped go on side by side where all have
@@ -161,7 +163,7 @@ def train_stack(
         on_end(index, outcomes[index])
 
     for epoch in range(len(histories[0]), stack.config.epochs):
-        rows = _train_epoch(stack, epoch, updates)
+        rows = yield from _train_epoch(stack, epoch, updates)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
         validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
@@ -262,7 +264,7 @@ def _update_of(stack: _Stack) -> Update:
     return update
 
 
-def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpdates) -> list[Row]:
+def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpdates) -> Steps[list[Row]]:
     """As `train_epoch`, a row for each run."""
     started, on_core = time.perf_counter(), time.process_time()
     config, data, device = stack.config, stack.data, stack.data.train_x.device
@@ -286,6 +288,7 @@ def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpda
         if (k + 1) % CHECK_STEPS == 0 or k + 1 == steps_per_epoch:
             # what `train_epoch` looks at on the host, kept on the device: no step waits for it
             marks.append((k + 1, stack.loss_sum.clone(), stack.num_correct.clone()))
+        yield
     told = [(steps, sums.tolist(), correct.tolist()) for steps, sums, correct in marks]
     train_seconds, cpu_seconds = (
         (time.perf_counter() - started) / stack.num,

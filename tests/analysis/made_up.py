@@ -77,7 +77,8 @@ def row_of(run: Run, spec: StudySpec, status: str, result: float | Mapping[str, 
     keys = [key for key in spec.tiers["small"].axes if key not in ("lr", "seed")]
     return {
         "run_id": f"{run}", "arm": run.arm, "status": status, "norm.kind": run.arm, "model.init": "he", "lr": run.lr,
-        "seed": run.seed, "epochs": 8, "timed": "alone", "core_share": math.nan, **dict(zip(keys, run.at, strict=True)),
+        "seed": run.seed, "epochs": 8, "timed": "alone", "core_share": math.nan, "in_flight": 1,
+        **dict(zip(keys, run.at, strict=True)),
         **{f"{split}_accuracy": accuracy for split in ("train", "val", "test")},
         **{f"chance_{split}_accuracy": CHANCE for split in ("train", "val", "test")},
         **columns,

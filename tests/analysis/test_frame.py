@@ -39,5 +39,7 @@ def test_the_share_of_a_core(tmp_path: Path, seconds: dict[str, float], where: d
 def test_what_seconds_depend_on(tmp_path: Path) -> None:
     seconds = {"train": 1.0}
     assert row(tmp_path, seconds=seconds)["timed"] == "device cpu (a CPU, 2 cores), threads 1, 1 side by side"
+    assert row(tmp_path, seconds=seconds)["in_flight"] == 1
+    assert row(tmp_path, seconds=seconds, in_flight=4)["in_flight"] == 4
     told = row(tmp_path, seconds=seconds, stack=8, captured=True)["timed"]
     assert told == "device cpu (a CPU, 2 cores), threads 1, 8 side by side, steps as a graph"

@@ -121,3 +121,15 @@ def test_times_of_a_busy_machine_are_not_compared(share: float, outcome: str) ->
         assert times.verdict.reason == (
             "its runs had a core for 94 % of their seconds (none): they waited for other work, and times say nothing"
         )
+
+
+def test_times_of_runs_that_shared_a_gpu_are_not_compared() -> None:
+    spec = study({"measure": "train_seconds", "shape": "ratio", "direction": "lower", "margin": 1.25}, {})
+
+    def run_of(run: Run) -> Ended:
+        seconds = (2.0 if run.arm == "batch" else 4.0) + 10 * NOISE.get(run.seed, 0.0)
+        return "finished", {"accuracy": 0.8, "train_seconds": seconds, "in_flight": 4}
+
+    times, accuracy = judged(spec, run_of)
+    assert (times.outcome, accuracy.outcome) == ("invalid", "negligible")
+    assert times.verdict.reason.startswith("4 of its runs had the GPU at once, and times say nothing: repeat them")

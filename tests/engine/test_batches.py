@@ -131,7 +131,7 @@ def test_stack_that_raises_is_tried_run_by_run(
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(execute, "train_stack", fail)
+    monkeypatch.setattr(execute.train_stack, "in_steps", fail)
     records = execute_stack(found, worker, Store(tmp_path))
     assert all(record is not None and record.status in ("finished", "collapsed") for record in records)
     assert all(isinstance(record, RunRecord) and "stack" not in record.exec for record in records)

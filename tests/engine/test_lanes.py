@@ -1,0 +1,235 @@
+"""Several runs in flight in one process: what each comes to does not depend on the others, nor on how it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import compose, untimed
+
+from bnexp.compose import request_from_argv
+from bnexp.config import RunConfig
+from bnexp.engine import execute
+from bnexp.engine.build import DeviceData
+from bnexp.engine.execute import Job, Worker, execute_run
+from bnexp.engine.lanes import IN_FLIGHT, Lanes, Steps, Stepwise
+from bnexp.engine.loop import Outcome, train_run
+from bnexp.engine.process import execute_processes
+from bnexp.engine.stacked import train_stack
+from bnexp.identity import run_id
+from bnexp.planned import _slots_and_lanes, make_plan
+from bnexp.records import RunRecord
+from bnexp.store import Store
+
+CPU = torch.device("cpu")
+SMALL = ("data.train_limit=200", "model.depth=2", "model.width=4", "exec.precision=fp32", "lr=0.01", "epochs=3")
+
+
+def jobs(*argv: str, lanes: int) -> tuple[list[Job], Worker]:
+    """Resolved jobs of a grid, and a worker that has their data."""
+    plan = make_plan(request_from_argv(["-m", *SMALL, "exec.threads=1", *argv]))
+    plan.worker.start()
+    return [Job(run.config, run.probes) for run in plan.runs], replace(plan.worker, lanes=lanes)
+
+
+def executed(found: list[Job], worker: Worker, store: Store) -> dict[int, RunRecord]:
+    """Each alone in its batch, in one process; seed -> what was said of it."""
+    records: dict[int, RunRecord] = {}
+
+    def on_record(config: RunConfig, record: RunRecord | None) -> None:
+        assert record is not None
+        assert config.seed not in records
+        records[config.seed] = record
+
+    batches = [(job,) for job in found]
+    execute_processes(batches, worker, store, slots=1, on_epoch=lambda config: None, on_record=on_record)
+    return records
+
+
+def test_a_training_pauses_after_each_step(data: DeviceData) -> None:
+    config = compose("batch_size=50")
+    steps = train_run.in_steps(config, data, CPU)
+    pauses = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            break
+        pauses += 1
+    assert pauses == outcome.history[-1]["step"] == 3 * (len(data.train_y) // 50)
+    assert untimed(outcome.history) == untimed(train_run(config, data, CPU).history)
+
+
+def test_what_is_in_flight_is_bitwise_what_it_is_alone(data: DeviceData) -> None:
+    configs = [
+        compose("norm=noisy_batch", "lr=0.1", "batch_size=40"),
+        compose("norm=batch", "model.dropout=0.2", "data.augment=crop_flip"),
+        compose("norm=batch", "lr=1e30"),  # ends at once
+        compose("norm=layer", "optim=adamw", "lr=0.001"),
+    ]
+    pair = request_from_argv(
+        ["-m", "exec.precision=fp32", "data.train_limit=200", "epochs=3", "norm=batch", "seed=0,1"]
+    )
+    alone = [train_run(config, data, CPU) for config in configs]
+    stacked = train_stack(pair.configs, data, CPU)
+    lanes: Lanes[Any] = Lanes(CPU, 5)
+    for key, config in enumerate(configs):
+        lanes.begin(key, train_run.in_steps(config, data, CPU))
+    assert lanes.free
+    lanes.begin(4, train_stack.in_steps(pair.configs, data, CPU))
+    assert not lanes.free
+    ended: list[int] = []
+    found: dict[int, Any] = {}
+    while lanes:
+        for key, outcome in lanes.advance():
+            ended.append(key)
+            found[key] = outcome
+    assert ended[0] == 2
+    for key, outcome in enumerate(alone):
+        assert untimed(found[key].history) == untimed(outcome.history)
+        assert found[key].status == outcome.status
+    for one, other in zip(found[4], stacked, strict=True):
+        assert untimed(one.history) == untimed(other.history)
+
+
+def test_lanes_take_turns_and_are_used_again() -> None:
+    order: list[str] = []
+
+    def work(name: str, num: int) -> Steps[str]:
+        for k in range(num):
+            order.append(f"{name}{k}")
+            yield
+        return name
+
+    lanes: Lanes[str] = Lanes(CPU, 2)
+    lanes.begin(7, work("a", 2))
+    lanes.begin(8, work("b", 1))
+    assert lanes.advance() == []
+    assert lanes.advance() == [(8, "b")]
+    lanes.begin(9, work("c", 1))
+    assert lanes.advance() == [(7, "a")]
+    assert lanes.advance() == [(9, "c")]
+    assert order == ["a0", "b0", "a1", "c0"]
+
+
+def test_a_process_with_several_in_flight_leaves_what_runs_alone_leave(tmp_path: Path) -> None:
+    found, worker = jobs("seed=0,1,2,3,4", lanes=3)
+    store, alone = Store(tmp_path / "lanes"), Store(tmp_path / "alone")
+    records = executed(found, worker, store)
+    for job in found:
+        other = execute_run(job.config, replace(worker, lanes=1), alone)
+        assert other is not None
+        record = records[job.config.seed]
+        assert (record.exec["in_flight"], "in_flight" in other.exec) == (3, False)
+        assert untimed([record.final]) == untimed([other.final])
+        assert untimed(store.history(record.run_id)) == untimed(alone.history(record.run_id))
+
+
+def test_what_is_timed_has_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, worker = jobs("seed=0,1,2,3", lanes=4)
+    found[1] = replace(found[1], probes={"cost": {}})
+    real, log = train_run.in_steps, tmp_path / "log"
+
+    def logged(config: RunConfig, *args: Any, **options: Any) -> Any:
+        with log.open("a") as file:
+            file.write(f"{config.seed} ")
+        outcome = yield from real(config, *args, **options)
+        with log.open("a") as file:
+            file.write(f"{config.seed} ")
+        return outcome
+
+    monkeypatch.setattr(execute.train_run, "in_steps", logged)
+    records = executed(found, worker, Store(tmp_path))
+    assert log.read_text().split()[:4] == ["0", "0", "1", "1"]  # 2 and 3 come after it, together
+    assert sorted(log.read_text().split()[4:6]) == ["2", "3"]
+    assert [records[seed].exec.get("in_flight") for seed in range(4)] == [4, None, 4, 4]
+
+
+def stumble(at: Path, how: Callable[[], None]) -> Callable[..., Any]:
+    """`train_run` that fails once, with seed 1, after a few steps."""
+    real = train_run.in_steps
+
+    def training(config: RunConfig, *args: Any, **options: Any) -> Any:
+        steps = real(config, *args, **options)
+        if config.seed == 1 and not at.exists():
+            at.touch()
+            next(steps)
+            yield
+            how()
+        return (yield from steps)
+
+    return training
+
+
+def die() -> None:
+    os._exit(3)
+
+
+def lack_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
+@pytest.mark.parametrize(("how", "apart"), [(die, {0, 1, 2}), (lack_memory, {1})])
+def test_what_was_in_flight_at_a_failure_is_tried_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[[], None], apart: set[int]
+) -> None:
+    found, worker = jobs("seed=0,1,2,3", lanes=3)
+    monkeypatch.setattr(execute.train_run, "in_steps", stumble(tmp_path / "stumbled", how))
+    store = Store(tmp_path)
+    records = executed(found, worker, store)
+    assert {record.status for record in records.values()} <= {"finished", "collapsed"}
+    assert len(records) == 4
+    assert {seed for seed, record in records.items() if "in_flight" not in record.exec} == apart
+    assert not any(store.error_path(run_id(job.config)).exists() for job in found)
+
+
+def test_a_run_that_lacks_memory_apart_too_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, worker = jobs("seed=0,1", lanes=2)
+
+    def never(config: RunConfig, *args: Any, **options: Any) -> Any:
+        lack_memory()
+        yield
+
+    monkeypatch.setattr(execute.train_run, "in_steps", never)
+    records = executed(found, worker, Store(tmp_path))
+    assert [records[seed].status for seed in (0, 1)] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("executor", "slots", "devices", "expected"),
+    [
+        ("auto", None, 1, (1, IN_FLIGHT)),
+        ("graph", None, 2, (2, IN_FLIGHT)),
+        ("graph", 6, 1, (1, 6)),
+        ("auto", 1, 2, (1, 1)),
+        ("auto", 3, 2, (2, 2)),
+        ("process", None, 2, (2, 1)),
+        ("process", 6, 1, (6, 1)),
+        ("stacked", 2, 1, (2, 1)),
+        ("serial", 4, 1, (1, 1)),
+    ],
+)
+def test_slots_of_a_gpu_are_streams_where_steps_are_captured(
+    monkeypatch: pytest.MonkeyPatch, executor: str, slots: int | None, devices: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    config = replace(request_from_argv([]).exec, executor=executor, slots=slots)
+    assert _slots_and_lanes(config, "cuda") == expected
+    assert _slots_and_lanes(config, "cpu")[1] == 1
+
+
+def test_stepwise_keeps_the_name_and_the_documentation_of_its_function() -> None:
+    def three() -> Any:
+        """Three."""
+        yield
+        return 3
+
+    stepwise = Stepwise(three)
+    assert stepwise() == 3
+    assert stepwise.__doc__ == "Three."
