@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from bnexp.bench import main
 from bnexp.bench.measure import WARMUP_STEPS
+from bnexp.bench.networks import network
 from bnexp.bench.sizes import SIZES, Size
-from bnexp.bench.textbook import LR, MOMENTUM, WEIGHT_DECAY, loader, network
+from bnexp.bench.textbook import LR, MOMENTUM, WEIGHT_DECAY, loader
 from bnexp.engine.build import HostData
 
 

@@ -128,7 +128,7 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
         lines += [
             "",
             f"Whole commands, start-up and evaluation included, {whole['runs']} runs of {whole['epochs']} epochs of "
-            f"{table['size']}, once each: {told}.",
+            f"{table['size']}, medians of {len(whole['seconds']['bnexp'])} rounds: {told}.",
         ]
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -17,17 +18,19 @@ from typing import Any
 import torch
 
 from bnexp.bench.measure import Timing, matmul_peak, time_loop, time_runs, time_textbook, training_flops
-from bnexp.bench.sizes import SIZES, Size
+from bnexp.bench.sizes import ON_A_CPU, SIZES, Size
+from bnexp.bench.written import convolutions_alone, hand_written
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.batches import stack_width
 from bnexp.engine.build import HostData
 from bnexp.engine.device import environment, num_cores, resolve_device, resolve_precision
+from bnexp.engine.lanes import IN_FLIGHT
 from bnexp.errors import ConfigError
 
-NUM_RUNS = 16
-EPOCHS = 40  # of each run where whole commands are timed
-TEXTBOOK = "textbook loop"
+NUM_RUNS, NUM_RUNS_ON_GPU = 16, 64  # of a sweep
+EPOCHS, COMMAND_ROUNDS = 40, 3  # of each run where whole commands are timed, and how often they are
+TEXTBOOK, WRITTEN, CONVOLUTIONS = "textbook loop", "hand-written loop", "convolutions alone"
 
 
 def main(
@@ -37,7 +40,9 @@ def main(
 ) -> int:
     """Run the command; `others` and `other_commands` are further contenders, as in `bench_size`."""
     parser = argparse.ArgumentParser("bnexp bench", description=__doc__)
-    parser.add_argument("size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them")
+    parser.add_argument(
+        "size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them, on a CPU {', '.join(ON_A_CPU)}"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the median counts (default 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of steady training in each (default 3)")
     parser.add_argument(
@@ -64,7 +69,7 @@ def main(
             others=others,
             other_commands=other_commands,
         )
-        for name in options.size or SIZES
+        for name in options.size or (SIZES if device.type == "cuda" else ON_A_CPU)
     ]
     peak = matmul_peak(device, seconds=options.seconds)
     for table in found:
@@ -95,7 +100,7 @@ def bench_size(
     A ratio is the median of those of each round, to the textbook loop of the same round.
 
     Args:
-        command: time the whole command of a sweep too, once: it is long.
+        command: time the whole command of a sweep too, in `COMMAND_ROUNDS` rounds at the most: it is long.
         others: name -> a further loop, as `time_loop` takes it.
         other_commands: name -> a further command, to which size, runs and epochs are added.
     """
@@ -113,13 +118,14 @@ def bench_size(
         "flops_per_image": training_flops(configs[0], size), "rows": rows,
     }  # fmt: skip
     if command and not size.num_train:  # `bnexp train` has no data set of random pixels
-        found["command"] = _commands(size, other_commands or {})
+        found["command"] = _commands(size, other_commands or {}, rounds=min(repeats, COMMAND_ROUNDS))
     return found
 
 
 def sweep_configs(size: Size, device: torch.device) -> list[RunConfig]:
     """The runs of a sweep, as `bnexp train` composes them."""
-    request = request_from_argv(["-m", *size.arguments(), f"seed=range({NUM_RUNS})"])
+    num_runs = NUM_RUNS_ON_GPU if device.type == "cuda" else NUM_RUNS
+    request = request_from_argv(["-m", *size.arguments(), f"seed=range({num_runs})"])
     return [replace(one, precision=resolve_precision(one, device, size.side)) for one in request.configs]
 
 
@@ -127,41 +133,52 @@ def contenders_of(
     size: Size, host: HostData, configs: Sequence[RunConfig], device: torch.device
 ) -> dict[str, Callable[..., Timing]]:
     """Name -> a function of `seconds` that times it."""
-    slots = 1 if device.type == "cuda" else min(NUM_RUNS, num_cores())
-    width = min(stack_width(configs[0], size.side), NUM_RUNS // slots)
+    on_gpu = device.type == "cuda"
+    at_once = IN_FLIGHT if on_gpu else min(len(configs), num_cores())
+    width = min(stack_width(configs[0], size.side, device.type), len(configs) // at_once)
+    bf16 = configs[0].precision == "bf16"
 
     def ours(batches: Sequence[Sequence[RunConfig]], threads: int) -> Callable[..., Timing]:
         return partial(time_runs, batches, host, device, threads=threads)
 
     contenders: dict[str, Callable[..., Timing]] = {
         TEXTBOOK: partial(time_textbook, size, host, device),
+        WRITTEN: partial(time_loop, partial(hand_written, bf16=bf16), size, host, device),
+        CONVOLUTIONS: partial(time_loop, partial(convolutions_alone, bf16=bf16), size, host, device),
         "one run": ours([configs[:1]], num_cores()),
-        f"sweep of {NUM_RUNS}, {slots} at a time": ours([[config] for config in configs[:slots]], 1),
+        f"sweep of {len(configs)}, {at_once} at a time": ours([[config] for config in configs[:at_once]], 1),
     }
     if width > 1:
-        stacks = [configs[i * width : (i + 1) * width] for i in range(slots)]
-        contenders[f"sweep of {NUM_RUNS}, {slots} stacks of {width} at a time"] = ours(stacks, 1)
+        stacks = [configs[i * width : (i + 1) * width] for i in range(at_once)]
+        contenders[f"sweep of {len(configs)}, {at_once} stacks of {width} at a time"] = ours(stacks, 1)
     return contenders
 
 
 def _row(name: str, timings: Sequence[Timing], textbook: Sequence[Timing]) -> dict[str, Any]:
     ratios = [one.rate / other.rate for one, other in zip(timings, textbook, strict=True)]
+    utilization = statistics.median(one.utilization for one in timings)
     return {
         "name": name, "rate": statistics.median(one.rate for one in timings),
         "ratio": statistics.median(ratios), "ratios": ratios, "memory": max(one.memory for one in timings),
+        "utilization": None if math.isnan(utilization) else utilization,
     }  # fmt: skip
 
 
-def _commands(size: Size, others: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Seconds of a whole sweep, each command from its start to its end."""
+def _commands(size: Size, others: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, Any]:
+    """Seconds of a whole sweep, each command from its start to its end, in turn."""
     sweep = [size.name, str(NUM_RUNS), str(EPOCHS)]
     ours = ["-m", "bnexp", "train", "-m", *size.arguments(), f"seed=range({NUM_RUNS})", f"epochs={EPOCHS}"]
-    with tempfile.TemporaryDirectory() as results:
-        seconds = {
-            TEXTBOOK: _seconds([sys.executable, "-m", "bnexp.bench.textbook", *sweep]),
-            **{name: _seconds([*command, *sweep]) for name, command in others.items()},
-            "bnexp": _seconds([sys.executable, *ours, f"results={results}"]),
-        }
+    commands = {
+        TEXTBOOK: [sys.executable, "-m", "bnexp.bench.textbook", *sweep],
+        **{name: [*command, *sweep] for name, command in others.items()},
+        "bnexp": [sys.executable, *ours],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            with tempfile.TemporaryDirectory() as results:
+                place = [f"results={results}"] if name == "bnexp" else []
+                seconds[name].append(_seconds([*command, *place]))
     return {"runs": NUM_RUNS, "epochs": EPOCHS, "seconds": seconds}
 
 
@@ -175,9 +192,10 @@ def _print(table: dict[str, Any]) -> None:
     print(f"\n{table['size']}: {table['what']}, batch {table['batch_size']}, bnexp in {table['precision']}")
     print(f"  {'':36} {'images/s':>10} {'ratio':>7} {'memory':>10} {'of the peak':>12}")
     for row in table["rows"]:
+        used = "" if row["utilization"] is None else f"   GPU busy {row['utilization']:.0f} %"
         print(
             f"  {row['name']:36} {row['rate']:10,.0f} {row['ratio']:6.2f}x {row['memory'] / 2**20:6.0f} MiB "
-            f"{100 * row['peak_fraction']:10.1f} %"
+            f"{100 * row['peak_fraction']:10.1f} %{used}"
         )
     if "command" in table:
         whole = table["command"]
@@ -186,9 +204,10 @@ def _print(table: dict[str, Any]) -> None:
 
 
 def compared_commands(whole: Mapping[str, Any]) -> list[tuple[str, float, str]]:
-    """Name, seconds, and how many times bnexp's those are, in words."""
+    """Name, median seconds, and how many times bnexp's of the same round those are, in words."""
     seconds = whole["seconds"]
-    return [
-        (name, spent, "" if name == "bnexp" else f" ({spent / seconds['bnexp']:.1f} times bnexp's)")
-        for name, spent in seconds.items()
-    ]
+    compared = []
+    for name, spent in seconds.items():
+        times = statistics.median(one / ours for one, ours in zip(spent, seconds["bnexp"], strict=True))
+        compared.append((name, statistics.median(spent), "" if name == "bnexp" else f" ({times:.1f} times bnexp's)"))
+    return compared

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import resource
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,21 +13,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnexp.bench.sizes import NUM_CLASSES, Size
 from bnexp.config import RunConfig
-from bnexp.engine.build import HostData, build_network, to_device
+from bnexp.engine.build import DeviceData, HostData, build_network, to_device
 from bnexp.engine.device import settle_process
+from bnexp.engine.lanes import Lanes, Steps
 from bnexp.engine.loop import Row, train_run
 from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError
 
 WARMUP_STEPS = 10
-PEAK_SIDE = 2048  # of the square matrices that the machine's peak is measured with
+PEAK_SIDE, PEAK_SIDE_ON_GPU = 2048, 8192  # of the square matrices that the machine's peak is measured with
+LOOK_MS = 200  # between two questions to the GPU's driver
 BACKWARD = 2  # passes of the forward's cost that a backward takes: by the input, and by the weights
+
+
+Task = tuple[Callable[..., float], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,12 @@ class Timing:
     Attributes:
         rate: images a second that it trained on, evaluation and start-up left out.
         memory: bytes at the most: resident, of all its processes; on a GPU, allocated there.
+        utilization: percent of the time in which the GPU had something to do, towards the end; nan elsewhere.
     """
 
     rate: float
     memory: int
+    utilization: float = math.nan
 
 
 def time_textbook(size: Size, host: HostData, device: torch.device, *, seconds: float) -> Timing:
@@ -50,21 +60,52 @@ def time_loop(
     loop: Callable[..., float], size: Size, host: HostData, device: torch.device, *, seconds: float
 ) -> Timing:
     """Any function of (size, host, device, seconds) that trains one run for so long and returns images a second."""
-    ((rate, memory),) = in_processes(device, [(loop, (size, host, device, seconds))])
-    return Timing(rate, memory)
+    return _timed(device, [(loop, (size, host, device, seconds))], seconds)
 
 
 def time_runs(
     batches: Sequence[Sequence[RunConfig]], host: HostData, device: torch.device, *, threads: int, seconds: float
 ) -> Timing:
-    """bnexp's own training of these batches at once, one in each of as many processes.
+    """bnexp's own training of these batches at once: one in each of as many processes, or all in flight on one GPU.
 
     Args:
         batches: of one run, or of runs of one stack.
         threads: of each process.
     """
-    found = in_processes(device, [(_ours, (batch, host, device, threads, seconds)) for batch in batches])
-    return Timing(sum(rate for rate, _ in found), sum(memory for _, memory in found))
+    parts = [batches] if device.type == "cuda" else [[batch] for batch in batches]
+    return _timed(device, [(_ours, (part, host, device, threads, seconds)) for part in parts], seconds)
+
+
+def _timed(device: torch.device, tasks: Sequence[Task], seconds: float) -> Timing:
+    with _Utilization(device) as utilization:
+        found = in_processes(device, tasks)
+    return Timing(sum(rate for rate, _ in found), sum(memory for _, memory in found), utilization.last(seconds))
+
+
+class _Utilization:
+    """Asks the driver, while something runs, how busy the GPU is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._command = [
+            "nvidia-smi", f"--id={device.index or 0}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits",
+            f"--loop-ms={LOOK_MS}",
+        ]  # fmt: skip
+        self._asked = device.type == "cuda" and shutil.which(self._command[0]) is not None
+        self._told: list[float] = []
+
+    def __enter__(self) -> _Utilization:
+        if self._asked:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._asked:
+            self._process.terminate()
+            self._told = [float(word) for word in self._process.communicate()[0].split() if word.isdecimal()]
+
+    def last(self, seconds: float) -> float:
+        """The median over the last seconds, in percent; nan where nothing was told."""
+        return float(np.median(self._told[-math.ceil(1000 * seconds / LOOK_MS) :])) if self._told else math.nan
 
 
 def matmul_peak(device: torch.device, *, seconds: float) -> float:
@@ -87,8 +128,11 @@ def _textbook(size: Size, host: HostData, device: torch.device, seconds: float) 
     return steady_rate(train(size, host, device, epochs=sys.maxsize, evaluate=False), seconds=seconds)
 
 
-def steady_rate(steps: Iterable[int], *, seconds: float) -> float:
-    """Images a second of a loop that gives the images of each step, once it has warmed up.
+def steady_rate(steps: Iterable[int], *, seconds: float, warm_up: int = WARMUP_STEPS) -> float:
+    """Images a second of a loop that gives the images of each step, or of several, once it has warmed up.
+
+    Args:
+        warm_up: what it gives so often is not counted.
 
     Raises:
         ValueError: it ended before that.
@@ -96,50 +140,65 @@ def steady_rate(steps: Iterable[int], *, seconds: float) -> float:
     images, started = 0, math.inf
     for number, count in enumerate(steps, 1):
         images += count
-        if number == WARMUP_STEPS:
+        if number == warm_up:
             images, started = 0, time.perf_counter()
         if time.perf_counter() - started > seconds:
             return images / (time.perf_counter() - started)
     raise ValueError(f"the loop ended within {seconds:g} seconds")
 
 
-def _ours(batch: Sequence[RunConfig], host: HostData, device: torch.device, threads: int, seconds: float) -> float:
+def _ours(
+    batches: Sequence[Sequence[RunConfig]], host: HostData, device: torch.device, threads: int, seconds: float
+) -> float:
     settle_process(threads, device)
     data = to_device(host, device)
-    per_epoch = len(data.train_y) // batch[0].batch_size * batch[0].batch_size
+    per_epoch = len(data.train_y) // batches[0][0].batch_size * batches[0][0].batch_size
+    first = sum(row["train_seconds"] for row in _trained(batches[:1], data, device, epochs=1)[0])
+    num_epochs = 2 + max(1, round(seconds / first))
+    steady = [
+        [float(row["train_seconds"]) for row in rows if row["epoch"] > 1]
+        for rows in _trained(batches, data, device, epochs=num_epochs)
+    ]
+    return sum(per_epoch * len(rows) / sum(rows) for rows in steady)
 
-    def epochs(num: int) -> list[Row]:
-        rows: list[Row] = []
-        captured = device.type == "cuda"
-        configs = [replace(config, epochs=num) for config in batch]
+
+def _trained(
+    batches: Sequence[Sequence[RunConfig]], data: DeviceData, device: torch.device, *, epochs: int
+) -> list[list[Row]]:
+    """The rows of each batch, of all in flight at once; on CUDA steps are captured."""
+    told: list[list[Row]] = [[] for _ in batches]
+    lanes: Lanes[Any] = Lanes(device, len(batches))
+    captured = device.type == "cuda"
+    for key, (batch, rows) in enumerate(zip(batches, told, strict=True)):
+        configs = [replace(config, epochs=epochs) for config in batch]
+        work: Steps[Any]
         if len(configs) == 1:
-            train_run(configs[0], data, device, captured=captured, on_epoch=rows.append)
+            work = train_run.in_steps(configs[0], data, device, captured=captured, on_epoch=rows.append)
         else:
-            train_stack(configs, data, device, captured=captured, on_epoch=lambda index, row: rows.append(row))
-        return rows
+            work = train_stack.in_steps(configs, data, device, captured=captured, on_epoch=_append_to(rows))
+        lanes.begin(key, work)
+    while lanes:
+        lanes.advance()
+    return told
 
-    first = sum(row["train_seconds"] for row in epochs(1))
-    rows = epochs(1 + max(1, round(seconds / first)))
-    steady = [row for row in rows if row["epoch"] > 1]
-    return per_epoch * len(steady) / sum(float(row["train_seconds"]) for row in steady)
+
+def _append_to(rows: list[Row]) -> Callable[[int, Row], None]:
+    return lambda index, row: rows.append(row)
 
 
 def _matmul(device: torch.device, seconds: float) -> float:
-    best = 0.0
+    best, side = 0.0, PEAK_SIDE_ON_GPU if device.type == "cuda" else PEAK_SIDE
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, device=device).to(dtype) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         ended = time.perf_counter() + seconds
         while time.perf_counter() < ended:
             started = time.perf_counter()
             c = a @ b
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            best = max(best, 2 * PEAK_SIDE**3 / (time.perf_counter() - started))
+            best = max(best, 2 * side**3 / (time.perf_counter() - started))
         del c
     return best
-
-
-Task = tuple[Callable[..., float], tuple[Any, ...]]
 
 
 def in_processes(device: torch.device, tasks: Sequence[Task]) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""What is benchmarked: three networks with batch norm, on images of three shapes."""
+"""What is benchmarked: networks with batch norm, on images of three shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VAL_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class Size:
-    """One network and its images, in the terms of `model=cnn`.
+    """One network and its images, in the terms of `bnexp train`.
 
     Attributes:
         channels, side: of an image.
@@ -31,11 +31,12 @@ class Size:
     depth: int
     width: int
     batch_size: int
+    model: str = "cnn"
 
     def arguments(self) -> list[str]:
         """Overrides of `bnexp train` that make this network; the data are `images()`."""
         return [
-            "model=cnn", f"model.depth={self.depth}", f"model.width={self.width}", "norm=batch", "lr=0.05",
+            f"model={self.model}", f"model.depth={self.depth}", f"model.width={self.width}", "norm=batch", "lr=0.05",
             f"batch_size={self.batch_size}", "schedule=constant", f"data.val_fraction={VAL_FRACTION}",
         ]  # fmt: skip
 
@@ -62,5 +63,7 @@ SIZES = {
         Size("tiny", "2 convolutions of 8 and 16 channels, digits", 1, 8, 0, 0, 2, 8, 32),
         Size("small", "2 convolutions of 16 and 32 channels, MNIST's shape", 1, 28, 10_000, 2_000, 2, 16, 128),
         Size("medium", "6 convolutions of 32 to 128 channels, CIFAR's shape", 3, 32, 2_000, 500, 6, 32, 128),
+        Size("resnet20", "ResNet-20, CIFAR's shape", 3, 32, 20_000, 500, 20, 16, 128, "resnet"),
     )
 }
+ON_A_CPU = ("tiny", "small", "medium")  # where no size is asked for

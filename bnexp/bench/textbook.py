@@ -7,7 +7,6 @@ Nothing of bnexp is in the loop; the network is that of `bnexp train`, made of t
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bnexp.bench.sizes import NUM_CLASSES, SIZES, Size
+from bnexp.bench.networks import network
+from bnexp.bench.sizes import SIZES, Size
 from bnexp.engine.build import HostData
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
-FINAL_MAP = 8
 
 
 class ArrayImages(Dataset[tuple[Tensor, int]]):
@@ -46,23 +45,6 @@ class ArrayImages(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.targets)
-
-
-def network(size: Size) -> nn.Sequential:
-    """What `model=cnn norm=batch` builds of this size."""
-    wanted = max(2, round(math.log2(size.side / FINAL_MAP)) + 1)
-    num_stages = min(size.depth, wanted)
-    stem_stride = 2 ** (wanted - num_stages) if wanted > 2 else 1
-    layers: list[nn.Module] = []
-    in_channels, last = size.channels, 0
-    for index in range(size.depth):
-        stage = index * num_stages // size.depth
-        out_channels, stride = size.width * 2**stage, stem_stride if index == 0 else 1
-        layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage != last else []
-        layers.append(nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False))
-        layers += [nn.BatchNorm2d(out_channels), nn.ReLU()]
-        in_channels, last = out_channels, stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, NUM_CLASSES))
 
 
 def train(
