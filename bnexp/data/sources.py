@@ -18,8 +18,8 @@ from bnexp.data.imageset import ImageSet
 from bnexp.errors import ConfigError, DataError
 from bnexp.plugins import load_plugin, plugin_error, plugin_errors, plugin_names, require_signature
 
-DIGITS_TEST_FRACTION = 0.2
-DIGITS_SPLIT_SEED = 0
+# images (1797, 8, 8) in 0..16, labels, and the places of the test images
+DIGITS = Path(__file__).with_name("digits.npz")
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,17 @@ def load_plugin_images(name: str, root: Path | None) -> ImageSet:
 
 
 def load_digits(root: Path | None = None) -> ImageSet:
-    """The UCI optical digits from scikit-learn: 1,797 8×8 images of 16 gray levels, scaled to 0..255.
+    """UCI's optical digits, as scikit-learn has them: 1,797 8×8 images of 17 gray levels, scaled to 0..255.
 
-    They come without a test split: a stratified fifth, 360 images, is fixed once and for all as the test set.
+    They come without a test split: a stratified fifth, 360 images, is fixed once and for all as the test set, by
+    scikit-learn's `train_test_split(test_size=0.2, random_state=0, stratify=labels)`.
+
+    Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository (CC BY).
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-    from sklearn.model_selection import train_test_split
-
-    raw = sklearn_digits()
-    images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
-    labels = raw.target.astype(np.int64)
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=DIGITS_TEST_FRACTION, random_state=DIGITS_SPLIT_SEED, stratify=labels
-    )
-    train, test = np.sort(train), np.sort(test)
+    with np.load(DIGITS) as raw:
+        images = np.rint(raw["images"] * (255 / 16)).astype(np.uint8)[:, None]
+        labels, test = raw["labels"].astype(np.int64), raw["test"]
+    train = np.setdiff1d(np.arange(len(labels)), test)
     return ImageSet(images[train], labels[train], images[test], labels[test], tuple("0123456789"))
 
 
