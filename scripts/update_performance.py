@@ -2,6 +2,7 @@
 
     python scripts/update_performance.py                     everything, on a machine that does nothing else
     python scripts/update_performance.py startup neighbour   these parts; the others stay as they were measured
+    python scripts/update_performance.py gpu                 the bench on a GPU; the only part of a machine that has one
     python scripts/update_performance.py --tables            measure nothing, write the tables again
 
 Where `lightning` is installed, its Trainer is timed too. Commit first: the tables say which commit was measured.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnexp.bench import compared_commands, contenders_of, sweep_configs
+from bnexp.bench import CONVOLUTIONS, WRITTEN, compared_commands, contenders_of, sweep_configs
 from bnexp.bench.sizes import SIZES
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
@@ -69,8 +70,12 @@ def main() -> None:
     unknown = set(options.part) - set(PARTS)
     if unknown:
         parser.error(f"unknown part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    here = [name for name in PARTS if (name == "gpu") == torch.cuda.is_available()]
+    elsewhere = set(options.part) - set(here)
+    if elsewhere and not options.tables:
+        parser.error(f"{', '.join(sorted(elsewhere))}: to be measured on a machine with{'out' * ('gpu' in here)} a GPU")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in [] if options.tables else options.part or PARTS:
+    for name in [] if options.tables else options.part or here:
         found = PARTS[name][0](options.repeats)
         machine = {**environment(CPU, "auto"), "cores": num_cores()}
         text = json.dumps({"machine": machine, **found}, indent=1)
@@ -107,11 +112,12 @@ def measure_bench(repeats: int) -> dict[str, Any]:
 
 def table_bench(found: Mapping[str, Any]) -> list[str]:
     peak = found["machine"]["matmul_peak"]
+    busy = any(row["utilization"] is not None for table in found["sizes"] for row in table["rows"])
     lines = [
         f"{_made_by(found)} Medians of {found['repeats']} rounds; matrix products reach {peak / 1e9:,.0f} GFLOP/s.",
         "",
-        "| size | | images/s | over the textbook loop | memory | of the peak |",
-        "|---|---|---|---|---|---|",
+        "| size | | images/s | over the textbook loop | memory | of the peak |" + busy * " GPU busy |",
+        "|---|---|---|---|---|---|" + busy * "---|",
     ]
     for table in found["sizes"]:
         for place, row in enumerate(table["rows"]):
@@ -120,8 +126,15 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"| {size} | {row['name']} | {row['rate']:,.0f} | {row['ratio']:.2f}x "
                 f"({min(row['ratios']):.2f} to {max(row['ratios']):.2f}) | {row['memory'] / 2**20:,.0f} MiB "
-                f"| {100 * row['peak_fraction']:.1f} % |"
+                f"| {100 * row['peak_fraction']:.1f} % |" + (f" {row['utilization']:.0f} % |" if busy else "")
             )
+    held = [
+        f"{table['size']} {_against(table, WRITTEN)} and {_against(table, CONVOLUTIONS)}" for table in found["sizes"]
+    ]
+    lines += [
+        "",
+        f"One run against the hand-written loop and the convolutions alone, in the same rounds: {'; '.join(held)}.",
+    ]
     for table in (table for table in found["sizes"] if "command" in table):
         whole = table["command"]
         told = "; ".join(f"{name} {seconds:.1f} s{times}" for name, seconds, times in compared_commands(whole))
@@ -131,6 +144,11 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
             f"{table['size']}, medians of {len(whole['seconds']['bnexp'])} rounds: {told}.",
         ]
     return lines
+
+
+def _against(table: Mapping[str, Any], other: str) -> str:
+    rates = {row["name"]: row["ratios"] for row in table["rows"]}
+    return f"{statistics.median(a / b for a, b in zip(rates['one run'], rates[other], strict=True)):.2f}x"
 
 
 def measure_startup(repeats: int) -> dict[str, Any]:
@@ -289,6 +307,7 @@ def table_bookkeeping(found: Mapping[str, Any]) -> list[str]:
 
 PARTS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[Mapping[str, Any]], list[str]]]] = {
     "bench": (measure_bench, table_bench),
+    "gpu": (measure_bench, table_bench),
     "startup": (measure_startup, table_startup),
     "neighbour": (measure_neighbour, table_neighbour),
     "bookkeeping": (measure_bookkeeping, table_bookkeeping),

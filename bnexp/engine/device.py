@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "git_commit": _git_commit(),
+        "git_commit": _git_commit(Path(__file__).resolve().parents[2]),
     }
 
 
@@ -117,13 +117,18 @@ def _cpu_name() -> str:
 
 
 @lru_cache(maxsize=1)
-def _git_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None when installed from a wheel."""
-    root = Path(__file__).resolve().parents[2]
+def _git_commit(root: Path) -> str | None:
+    """The commit of the checkout at `root`; None where there is none, as for a package installed from a wheel.
+
+    "-dirty" where the package or the configs differ from it: nothing else decides a number.
+    """
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    git = partial(subprocess.run, capture_output=True, text=True, timeout=10)
+    at = ["git", "-C", str(root)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        commit = git([*at, "rev-parse", "--short=12", "HEAD"], check=True).stdout.strip()
+        changed = git([*at, "diff", "--quiet", "HEAD", "--", "bnexp", "configs"]).returncode
     except (OSError, subprocess.SubprocessError):
         return None
+    return commit + "-dirty" * bool(changed)
