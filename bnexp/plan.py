@@ -159,6 +159,8 @@ def _estimated(plan: Plan, request: Request) -> tuple[str, list[str]]:
     left_out = [probe for probe in wanted if probe not in COUNTED_PROBES]
     told = ["training", "evaluation", *(f"probe {probe}" for probe in wanted if probe in COUNTED_PROBES)]
     words = ", ".join(told) + (f"; without probe {', '.join(left_out)}" if left_out else "")
+    if plan.worker.lanes > 1:
+        words += "; as if none were in flight beside another"
     if any(study.stop_decided for study in request.studies):
         words += "; fewer where seeds are left out because all is decided"
     return words, left_out

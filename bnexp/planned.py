@@ -29,6 +29,7 @@ class PlannedRun:
     Attributes:
         probes: what to measure of it: what any part that wants it declares, and what the user asks for.
         part: the first part that wants it.
+        timed: a study that wants it compares seconds.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class PlannedRun:
     probes: Probes
     state: State
     part: Part
+    timed: bool
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Plan:
 
     def batches(self, runs: Sequence[PlannedRun], *, executor: str) -> Choice:
         """These runs as an executor takes them: each alone, or those that can side by side."""
-        jobs = [Job(run.config, run.probes) for run in runs]
+        jobs = [Job(run.config, run.probes, run.timed) for run in runs]
         sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
         if executor == "stacked":
             device_type = self.worker.device.type
@@ -154,8 +156,10 @@ def resolve_runs(
 def _merge(request: Request, resolved: Sequence[tuple[str, RunConfig]], store: Store) -> tuple[PlannedRun, ...]:
     wanted: dict[str, dict[str, tuple[Mapping[str, Any], Part]]] = {}  # run id -> probe -> its options, and whose
     first: dict[str, Part] = {}
+    timed: set[str] = set()
     for (name, _), part in zip(resolved, _part_of_each(request), strict=True):
         first.setdefault(name, part)
+        timed.update([name] if part.study is not None and part.study.spec.compares_times else [])
         probes = wanted.setdefault(name, {})
         for probe, options in part.probes.items():
             other, whose = probes.setdefault(probe, (options, part))
@@ -165,7 +169,8 @@ def _merge(request: Request, resolved: Sequence[tuple[str, RunConfig]], store: S
     for name, config in dict(resolved).items():
         declared = {probe: options for probe, (options, _) in wanted[name].items()}
         probes_of_run = {**request.exec.probes, **declared}
-        runs.append(PlannedRun(name, config, probes_of_run, _state(store, name, probes_of_run), first[name]))
+        state = _state(store, name, probes_of_run)
+        runs.append(PlannedRun(name, config, probes_of_run, state, first[name], name in timed))
     return tuple(runs)
 
 
@@ -230,4 +235,4 @@ def _slots_and_lanes(config: ExecConfig, device_type: str) -> tuple[int, int]:
     if config.slots is None:
         return num_devices, IN_FLIGHT
     slots = min(config.slots, num_devices)
-    return slots, -(-config.slots // slots)
+    return slots, config.slots // slots

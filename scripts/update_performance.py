@@ -2,7 +2,7 @@
 
     python scripts/update_performance.py                     everything, on a machine that does nothing else
     python scripts/update_performance.py startup neighbour   these parts; the others stay as they were measured
-    python scripts/update_performance.py gpu                 the bench on a GPU; the only part of a machine that has one
+    python scripts/update_performance.py gpu gpu_commands    the bench on a GPU: the parts of a machine that has one
     python scripts/update_performance.py --tables            measure nothing, write the tables again
 
 Where `lightning` is installed, its Trainer is timed too. Commit first: the tables say which commit was measured.
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from bnexp.bench import CONVOLUTIONS, WRITTEN, compared_commands, contenders_of, sweep_configs
-from bnexp.bench.sizes import SIZES
+from bnexp.bench.sizes import ON_A_CPU, SIZES
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.build import build_optimizer, to_device
@@ -70,7 +70,7 @@ def main() -> None:
     unknown = set(options.part) - set(PARTS)
     if unknown:
         parser.error(f"unknown part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
-    here = [name for name in PARTS if (name == "gpu") == torch.cuda.is_available()]
+    here = [name for name in PARTS if name.startswith("gpu") == torch.cuda.is_available()]
     elsewhere = set(options.part) - set(here)
     if elsewhere and not options.tables:
         parser.error(f"{', '.join(sorted(elsewhere))}: to be measured on a machine with{'out' * ('gpu' in here)} a GPU")
@@ -102,12 +102,23 @@ def _made_by(found: Mapping[str, Any]) -> str:
 
 
 def measure_bench(repeats: int) -> dict[str, Any]:
-    """`bnexp bench` at all sizes, with whole commands."""
+    """`bnexp bench` at all sizes."""
+    return _bench("--repeats", str(repeats)) | {"repeats": repeats}
+
+
+def measure_commands(repeats: int) -> dict[str, Any]:
+    """Whole sweeps of the tiny size."""
+    found = _bench("tiny", "--command", "--seconds", "0.2", "--repeats", str(repeats))
+    return {"machine": found["machine"], "size": "tiny", **found["sizes"][0]["command"]}
+
+
+def _bench(*options: str) -> dict[str, Any]:
     script = ["scripts/bench_lightning.py"] if find_spec("lightning") else ["-m", "bnexp", "bench"]
-    command = [sys.executable, *script, "--command", "--json", "--repeats", str(repeats)]
-    asked = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    asked = subprocess.run(
+        [sys.executable, *script, "--json", *options], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
-    return found | {"repeats": repeats}
+    return found
 
 
 def table_bench(found: Mapping[str, Any]) -> list[str]:
@@ -126,7 +137,7 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"| {size} | {row['name']} | {row['rate']:,.0f} | {row['ratio']:.2f}x "
                 f"({min(row['ratios']):.2f} to {max(row['ratios']):.2f}) | {row['memory'] / 2**20:,.0f} MiB "
-                f"| {100 * row['peak_fraction']:.1f} % |" + (f" {row['utilization']:.0f} % |" if busy else "")
+                f"| {100 * row['peak_fraction']:.1f} % |" + busy * _percent(row["utilization"])
             )
     held = [
         f"{table['size']} {_against(table, WRITTEN)} and {_against(table, CONVOLUTIONS)}" for table in found["sizes"]
@@ -135,15 +146,22 @@ def table_bench(found: Mapping[str, Any]) -> list[str]:
         "",
         f"One run against the hand-written loop and the convolutions alone, in the same rounds: {'; '.join(held)}.",
     ]
-    for table in (table for table in found["sizes"] if "command" in table):
-        whole = table["command"]
-        told = "; ".join(f"{name} {seconds:.1f} s{times}" for name, seconds, times in compared_commands(whole))
-        lines += [
-            "",
-            f"Whole commands, start-up and evaluation included, {whole['runs']} runs of {whole['epochs']} epochs of "
-            f"{table['size']}, medians of {len(whole['seconds']['bnexp'])} rounds: {told}.",
-        ]
     return lines
+
+
+def table_commands(found: Mapping[str, Any]) -> list[str]:
+    told = "; ".join(f"{name} {seconds:.1f} s{times}" for name, seconds, times in compared_commands(found))
+    rounds = len(found["seconds"]["bnexp"])
+    return [
+        _made_by(found),
+        "",
+        f"Whole commands, start-up and evaluation included, {found['runs']} runs of {found['epochs']} epochs of "
+        f"{found['size']}, medians of {rounds} rounds: {told}.",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return " |" if value is None else f" {value:.0f} % |"
 
 
 def _against(table: Mapping[str, Any], other: str) -> str:
@@ -239,7 +257,7 @@ def table_startup(found: Mapping[str, Any]) -> list[str]:
 def measure_neighbour(repeats: int) -> dict[str, Any]:
     """The rate of a sweep alone, and beside a foreign process that keeps one core busy."""
     found: dict[str, Any] = {}
-    for size in SIZES.values():
+    for size in (SIZES[name] for name in ON_A_CPU):
         host, configs = size.host(), sweep_configs(size, CPU)
         name, sweep = list(contenders_of(size, host, configs, CPU).items())[-1]
         pairs = []
@@ -307,7 +325,9 @@ def table_bookkeeping(found: Mapping[str, Any]) -> list[str]:
 
 PARTS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[Mapping[str, Any]], list[str]]]] = {
     "bench": (measure_bench, table_bench),
+    "commands": (measure_commands, table_commands),
     "gpu": (measure_bench, table_bench),
+    "gpu_commands": (measure_commands, table_commands),
     "startup": (measure_startup, table_startup),
     "neighbour": (measure_neighbour, table_neighbour),
     "bookkeeping": (measure_bookkeeping, table_bookkeeping),

@@ -98,11 +98,10 @@ def test_every_contender_is_timed_in_pairs() -> None:
 def test_whole_commands_are_timed_to_their_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "NUM_RUNS", 2)
     monkeypatch.setattr(bench, "EPOCHS", 1)
     monkeypatch.setattr(bench, "bench_size", lambda size, *_, **options: {
         "size": size.name, "what": size.what, "batch_size": 32, "precision": "fp32", "rows": [], "flops_per_image": 1,
-        "command": bench._commands(size, options["other_commands"], rounds=2),
+        "command": bench._commands(size, options["other_commands"], num_runs=2, rounds=2),
     })  # fmt: skip
     sleeper = [sys.executable, "-c", "import sys, time; assert sys.argv[1:] == ['tiny', '2', '1']; time.sleep(0.5)"]
     assert main(["tiny", "--command", "--seconds", "0.05"], other_commands={"sleeper": sleeper}) == 0
@@ -163,9 +162,9 @@ def test_the_hand_written_loop_learns(monkeypatch: pytest.MonkeyPatch, bf16: boo
 
 def test_a_sweep_on_a_gpu_is_in_flight_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     size = SIZES["tiny"]
-    tasks: list[tuple[object, ...]] = []
+    tasks: list[tuple[Any, ...]] = []
 
-    def noted(device: torch.device, given: list[tuple[object, tuple[object, ...]]], seconds: float) -> Timing:
+    def noted(device: torch.device, given: list[measure.Task], seconds: float) -> Timing:
         tasks.extend(task[1] for task in given)
         return Timing(1.0, 1)
 
@@ -175,9 +174,10 @@ def test_a_sweep_on_a_gpu_is_in_flight_in_one_process(monkeypatch: pytest.Monkey
     assert names[-2:] == ["sweep of 16, 4 at a time", "sweep of 16, 4 stacks of 4 at a time"]
     for name in names[-2:]:
         contenders[name](seconds=0.05)
-    assert [len(task[0]) for task in tasks] == [4, 4]  # type: ignore[arg-type]
+    assert [len(task[0]) for task in tasks] == [4, 4]
     batches, host, _, threads, seconds = tasks[1]
-    assert measure._ours(batches, host, CPU, threads, seconds) > 0  # type: ignore[arg-type]
+    ((rate, _),) = measure.in_processes(CPU, [(measure._ours, (batches, host, CPU, threads, seconds))])
+    assert rate > 0
 
 
 def test_utilization_is_that_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 
 from bnexp.analysis.frame import score
 from bnexp.analysis.select import Selection
-from bnexp.comparison import Comparison
+from bnexp.comparison import TIMES, Comparison
 from bnexp.study import INIT, POOR_INITS
 
-TIMES = ("seconds_to_target", "images_per_second", "train_seconds")
 # of their seconds in which an arm's runs have a core, in the mean: of 234 runs with nothing beside them the median was
 # 0.995 and the least 0.947
 LEAST_SHARE = 0.95
@@ -37,8 +36,8 @@ def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
         return f"its runs were not timed alike: {' and '.join(ways)}"
     if here["in_flight"].max() > 1:
         return (
-            f"{here['in_flight'].max()} of its runs had the GPU at once, and times say nothing: repeat them with "
-            "probes=[cost] in a new results folder, which keeps them apart"
+            f"{here['in_flight'].max()} of its runs had the GPU at once, and times say nothing: in a results folder of "
+            "its own each has it to itself"
         )
     shares = here.groupby("arm")["core_share"].mean()
     if shares.min() < LEAST_SHARE:

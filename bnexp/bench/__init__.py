@@ -118,7 +118,9 @@ def bench_size(
         "flops_per_image": training_flops(configs[0], size), "rows": rows,
     }  # fmt: skip
     if command and not size.num_train:  # `bnexp train` has no data set of random pixels
-        found["command"] = _commands(size, other_commands or {}, rounds=min(repeats, COMMAND_ROUNDS))
+        found["command"] = _commands(
+            size, other_commands or {}, num_runs=len(configs), rounds=min(repeats, COMMAND_ROUNDS)
+        )
     return found
 
 
@@ -156,18 +158,18 @@ def contenders_of(
 
 def _row(name: str, timings: Sequence[Timing], textbook: Sequence[Timing]) -> dict[str, Any]:
     ratios = [one.rate / other.rate for one, other in zip(timings, textbook, strict=True)]
-    utilization = statistics.median(one.utilization for one in timings)
+    told = [one.utilization for one in timings if not math.isnan(one.utilization)]
     return {
         "name": name, "rate": statistics.median(one.rate for one in timings),
         "ratio": statistics.median(ratios), "ratios": ratios, "memory": max(one.memory for one in timings),
-        "utilization": None if math.isnan(utilization) else utilization,
+        "utilization": statistics.median(told) if told else None,
     }  # fmt: skip
 
 
-def _commands(size: Size, others: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, Any]:
+def _commands(size: Size, others: Mapping[str, Sequence[str]], *, num_runs: int, rounds: int) -> dict[str, Any]:
     """Seconds of a whole sweep, each command from its start to its end, in turn."""
-    sweep = [size.name, str(NUM_RUNS), str(EPOCHS)]
-    ours = ["-m", "bnexp", "train", "-m", *size.arguments(), f"seed=range({NUM_RUNS})", f"epochs={EPOCHS}"]
+    sweep = [size.name, str(num_runs), str(EPOCHS)]
+    ours = ["-m", "bnexp", "train", "-m", *size.arguments(), f"seed=range({num_runs})", f"epochs={EPOCHS}"]
     commands = {
         TEXTBOOK: [sys.executable, "-m", "bnexp.bench.textbook", *sweep],
         **{name: [*command, *sweep] for name, command in others.items()},
@@ -179,7 +181,7 @@ def _commands(size: Size, others: Mapping[str, Sequence[str]], *, rounds: int) -
             with tempfile.TemporaryDirectory() as results:
                 place = [f"results={results}"] if name == "bnexp" else []
                 seconds[name].append(_seconds([*command, *place]))
-    return {"runs": NUM_RUNS, "epochs": EPOCHS, "seconds": seconds}
+    return {"runs": num_runs, "epochs": EPOCHS, "seconds": seconds}
 
 
 def _seconds(command: Sequence[str]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ class Timing:
 
     Attributes:
         rate: images a second that it trained on, evaluation and start-up left out.
-        memory: bytes at the most: resident, of all its processes; on a GPU, allocated there.
+        memory: bytes at the most: resident, of all its processes; on a GPU, reserved there.
         utilization: percent of the time in which the GPU had something to do, towards the end; nan elsewhere.
     """
 
@@ -86,9 +87,10 @@ class _Utilization:
     """Asks the driver, while something runs, how busy the GPU is."""
 
     def __init__(self, device: torch.device) -> None:
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
         self._command = [
-            "nvidia-smi", f"--id={device.index or 0}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits",
-            f"--loop-ms={LOOK_MS}",
+            "nvidia-smi", f"--id={first or device.index or 0}", f"--loop-ms={LOOK_MS}",
+            "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits",
         ]  # fmt: skip
         self._asked = device.type == "cuda" and shutil.which(self._command[0]) is not None
         self._told: list[float] = []
@@ -152,12 +154,16 @@ def _ours(
 ) -> float:
     settle_process(threads, device)
     data = to_device(host, device)
+    # next to nothing to evaluate: of several in flight, each waits for the others' evaluation
+    data = replace(data, val_x=data.val_x[:1], val_y=data.val_y[:1], test_x=data.test_x[:1], test_y=data.test_y[:1])
     per_epoch = len(data.train_y) // batches[0][0].batch_size * batches[0][0].batch_size
-    first = sum(row["train_seconds"] for row in _trained(batches[:1], data, device, epochs=1)[0])
-    num_epochs = 2 + max(1, round(seconds / first))
+    per_run = [row["train_seconds"] for row in _trained(batches, data, device, epochs=2)[0] if row["epoch"] == 2]
+    last = 2 + max(
+        1, round(seconds / sum(per_run))
+    )  # the others' final evaluation is in it, as their start in the first
     steady = [
-        [float(row["train_seconds"]) for row in rows if row["epoch"] > 1]
-        for rows in _trained(batches, data, device, epochs=num_epochs)
+        [float(row["train_seconds"]) for row in rows if 1 < row["epoch"] < last]
+        for rows in _trained(batches, data, device, epochs=last)
     ]
     return sum(per_epoch * len(rows) / sum(rows) for rows in steady)
 
@@ -213,6 +219,6 @@ def _measured(device: torch.device, task: Task) -> tuple[float, int]:
     function, arguments = task
     value = function(*arguments)
     if device.type == "cuda":
-        return value, torch.cuda.max_memory_allocated(device)
+        return value, torch.cuda.max_memory_reserved(device)  # what is allocated leaves out the memory of graphs
     unit = 1024 if sys.platform != "darwin" else 1
     return value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

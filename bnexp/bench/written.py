@@ -1,6 +1,6 @@
 """What else a run is held against: the best loop that we can write by hand for it, and its convolutions alone.
 
-Nothing of bnexp is in either loop.
+Nothing of bnexp is in either loop; their processes are settled as bnexp's are.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from bnexp.bench.networks import network
 from bnexp.bench.sizes import Size
 from bnexp.bench.textbook import LR, MOMENTUM, WEIGHT_DECAY
 from bnexp.engine.build import HostData
+from bnexp.engine.device import num_cores, settle_process
 
 WARM_UP_STEPS = 3  # ahead of a capture
-STEPS_AT_ONCE = 10  # of the convolutions, between two looks at the clock
+STEPS_AT_ONCE, STEPS_AT_ONCE_ON_GPU = 10, 200  # of the convolutions, between two looks at the clock
 
 
 def hand_written(size: Size, host: HostData, device: torch.device, seconds: float, *, bf16: bool) -> float:
     """Images a second of `epochs`."""
+    settle_process(num_cores(), device)
     return steady_rate(epochs(size, host, device, bf16=bf16), seconds=seconds, warm_up=1)
 
 
@@ -87,6 +89,7 @@ def captured(step: Callable[[], None], device: torch.device) -> Callable[[], Non
 
 def convolutions_alone(size: Size, host: HostData, device: torch.device, seconds: float, *, bf16: bool) -> float:
     """Images a second of nothing but the network's convolutions, forward and backward: what is left is overhead."""
+    settle_process(num_cores(), device)
     dtype = torch.bfloat16 if bf16 else torch.float32
     layers = [
         (conv.to(device, dtype).to(memory_format=torch.channels_last), _like(shape, device, dtype), index > 0)
@@ -101,12 +104,12 @@ def convolutions_alone(size: Size, host: HostData, device: torch.device, seconds
 
     def steps() -> Iterator[int]:
         launch = captured(step, device)
+        num = STEPS_AT_ONCE_ON_GPU if device.type == "cuda" else STEPS_AT_ONCE
         while True:
-            for _ in range(STEPS_AT_ONCE):
+            for _ in range(num):
                 launch()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            yield STEPS_AT_ONCE * size.batch_size
+            torch.get_device_module(device).synchronize()
+            yield num * size.batch_size
 
     return steady_rate(steps(), seconds=seconds, warm_up=1)
 
@@ -120,11 +123,11 @@ def convolutions_of(size: Size) -> list[tuple[nn.Conv2d, torch.Size]]:
         found.append((module, inputs[0].shape))
 
     model = network(size).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(note)
+    hooks = [module.register_forward_pre_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
     with torch.no_grad():
         model(torch.zeros(size.batch_size, size.channels, size.side, size.side))
+    for hook in hooks:
+        hook.remove()
     return found
 
 

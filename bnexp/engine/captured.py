@@ -70,8 +70,8 @@ def _side_stream(device: torch.device) -> Any:
 class CapturedStep:
     """A step that is called a few times, then captured, and replayed from there on.
 
-    Where it cannot be captured it goes on being called, stderr is told why, and no other step of this process is
-    captured: a capture that fails may leave memory behind.
+    Where it cannot be captured it goes on being called, and stderr is told why. Nor is any other step of this process
+    then, for a capture that fails may leave memory behind; where memory is what it lacked, others are.
 
     Args:
         step: reads and writes nothing but tensors that keep their place.
@@ -104,11 +104,8 @@ class CapturedStep:
         try:
             self._replay = self._recorder.record(self._step)
         except RuntimeError as error:
-            CapturedStep.given_up = True
-            cause: BaseException = error
-            while cause.__context__ is not None:  # what failed in the step, behind the failure of the capture
-                cause = cause.__context__
-            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            CapturedStep.given_up = not isinstance(error, torch.OutOfMemoryError)
+            reason = _first_cause(error)
             tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
 
 
@@ -178,6 +175,13 @@ class CapturedUpdates:
     def __call__(self) -> None:
         """Make the next."""
         self._step()
+
+
+def _first_cause(error: BaseException) -> str:
+    """In a line, what failed in the step, behind the failure of the capture."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _by_step(num_steps: int, order: Tensor, augmentation: Augmentation | None) -> list[Tensor]:

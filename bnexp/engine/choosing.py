@@ -104,7 +104,9 @@ def _timed(samples: Mapping[Hashable, Batch], worker: Worker, slots: int) -> dic
     """Kind -> how many times as fast a run of the stack is as a run alone."""
     kinds = list(samples)
     parts = [kinds[start::slots] for start in range(min(slots, len(kinds)))]
-    calls = [partial(_gains, [samples[kind] for kind in part], worker) for part in parts]
+    calls = [
+        partial(_gains, [samples[kind] for kind in part], worker.of_slot(index)) for index, part in enumerate(parts)
+    ]
     gains: dict[Hashable, float] = {}
     for part, found in zip(parts, call_in_processes(worker.device, calls), strict=True):
         # a process may die of a stack that takes too much memory

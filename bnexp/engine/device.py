@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def settle_process(threads: int, device: torch.device) -> None:
         torch.cuda.set_device(device)
     # fp32 means fp32: without this, convolutions on CUDA would silently round to TF32
     torch.backends.cudnn.allow_tf32 = False
+    # the few steps ahead of a capture are meant to be launched one by one
+    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
     torch.backends.cuda.matmul.allow_tf32 = False
     # a step frees what the next one asks for: given back to the system in between, it comes as page faults
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:

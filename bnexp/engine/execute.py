@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from bnexp.store import Store
 
 # a killed sweep's workers notice within a second and free their locks; a run locked for longer runs elsewhere
 LOCK_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.005
 # probes of a trained network, which need its weights and no training
 MEASURED_AFTERWARDS = frozenset(END_PROBES)
 # the executors that capture steps on CUDA, and have several runs in flight in a process
@@ -39,21 +41,26 @@ TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 @dataclass(frozen=True)
 class Job:
-    """A run and what to measure of it: probe -> its options."""
+    """A run and what to measure of it: probe -> its options.
+
+    Attributes:
+        timed: its seconds will be compared.
+    """
 
     config: RunConfig
     probes: Mapping[str, Mapping[str, Any]]
+    timed: bool = False
 
     @property
     def apart(self) -> bool:
         """Whether nothing may be in flight beside it: it is timed, or may draw from torch's own generator."""
         known = self.config.model.name in MODELS and self.config.norm.kind in NORMS
-        return "cost" in self.probes or not known
+        return self.timed or "cost" in self.probes or not known
 
 
 @dataclass
 class Worker:
-    """What executes runs one after another in one process, and keeps their data on the device between them.
+    """What executes runs in one process, and keeps their data on the device between them.
 
     Attributes:
         exec: its probes are what is measured of a run.
@@ -87,6 +94,12 @@ class Worker:
                 torch.cuda.synchronize(self.device)  # other streams will read it
         return self._on_device[config]
 
+    def of_slot(self, index: int) -> Worker:
+        """The same worker as one process of several, on the GPU whose turn it is."""
+        if self.device.type != "cuda":
+            return self
+        return replace(self, device=torch.device("cuda", index % torch.cuda.device_count()))
+
     def measuring(self, probes: Mapping[str, Mapping[str, Any]]) -> Worker:
         """The same worker, with the same data, for a run of which these probes are wanted."""
         return replace(self, exec=replace(self.exec, probes=probes))
@@ -106,8 +119,8 @@ def execute_run(
     """
     name = run_id(config)
     try:
-        with store.lock(name, timeout_seconds=LOCK_SECONDS) as held:
-            if not held:
+        with ExitStack() as locks:
+            if not (yield from _locked(name, store, locks)):
                 return None
             record = store.record(name)
             if record is not None and record.has_ended_with(worker.exec.probes):
@@ -127,6 +140,17 @@ def execute_run(
         record = failed_record(config, worker.exec, error=_last_line(error))
         write_failure(record, store, traceback.format_exc())
         return record
+
+
+def _locked(name: str, store: Store, locks: ExitStack) -> Steps[bool]:
+    """Take a run's lock; False where another process has kept it for all of `LOCK_SECONDS`."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not locks.enter_context(store.lock(name, timeout_seconds=0.0)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOCK_POLL_SECONDS)
+        yield
+    return True
 
 
 @Stepwise

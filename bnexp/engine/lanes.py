@@ -75,8 +75,6 @@ class Lanes(Generic[T]):
                 except StopIteration as end:
                     ended.append((key, end.value))
                     del self._work[key]
-                    if stream is not None:
-                        stream.synchronize()  # memory that it used may be another's next
         return ended
 
 

@@ -1,7 +1,7 @@
 """Executes runs over worker processes: each takes the next run when it is free, and a killed one costs one run.
 
-concurrent.futures ends the whole pool when one worker dies; here the dead worker's run becomes a failed record and
-a fresh worker goes on with the rest.
+concurrent.futures ends the whole pool when one worker dies; here the dead worker's run becomes a failed record, or is
+tried again where several were in its hand, and a fresh worker goes on with the rest.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from bnexp.store import Store
 
 PARENT_POLL_SECONDS = 0.5
 TELL_SECONDS = 0.2  # least time between two messages about epochs
+ASK_SECONDS = 0.005  # least time between two looks for more to take on, where something is in flight
+LACK_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ def execute_processes(
     The runs of a batch are trained side by side, and a process has as many batches in flight as its worker has lanes.
     Where it dies, what it had in hand is tried again run by run, each apart.
     """
-    pending = deque(_Batch(jobs, any(job.apart for job in jobs)) for jobs in batches)
+    found = [_Batch(jobs, any(job.apart for job in jobs)) for jobs in batches]
+    if worker.lanes > 1:
+        found.sort(key=lambda batch: batch.apart)  # lanes are not left empty in between
+    pending = deque(found)
     numbers = itertools.count()
     living: list[_Slot] = []
     try:
@@ -97,11 +102,11 @@ def execute_processes(
                 alive, again = _listen(slot, worker, on_epoch, on_record)
                 if not alive:
                     living.remove(slot)
-                    jobs = [job for batch in slot.batches.values() for job in batch.jobs]
-                    if len(jobs) == 1:
-                        on_record(jobs[0].config, _record_death(slot, jobs[0], worker, store))
+                    in_hand = [(job, batch.apart) for batch in slot.batches.values() for job in batch.jobs]
+                    if len(in_hand) == 1 and (in_hand[0][1] or worker.lanes == 1):
+                        on_record(in_hand[0][0].config, _record_death(slot, in_hand[0][0], worker, store))
                     else:
-                        again += jobs
+                        again += [job for job, _ in in_hand]
                 pending.extendleft(_Batch((job,), apart=True) for job in reversed(again))
     finally:
         for slot in living:
@@ -144,8 +149,7 @@ def _answer(pipe: Connection, call: Callable[[], Any]) -> None:
 
 def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
     context = process_context(worker.device)
-    if worker.device.type == "cuda":
-        worker = replace(worker, device=torch.device("cuda", index % torch.cuda.device_count()))
+    worker = worker.of_slot(index)
     if context.get_start_method() != "fork":
         worker = replace(worker, hosts={})  # read again there: pickling the images costs more
     here, there = context.Pipe()
@@ -172,15 +176,33 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
             told_at = time.monotonic()
 
     lanes: Lanes[list[RunRecord | None]] = Lanes(worker.device, worker.lanes)
+    apart, asked_at = False, 0.0
     while True:
-        while lanes.free and (not lanes or pipe.poll()):
+        while not lanes or (lanes.free and not apart and time.monotonic() - asked_at > ASK_SECONDS):
+            asked_at = time.monotonic()
+            if lanes and not pipe.poll():
+                break
             number, batch = pipe.recv()
-            executing = replace(worker, lanes=1) if batch.apart else worker
+            apart, asked_at = batch.apart, 0.0
+            executing = replace(worker, lanes=1) if apart else worker
             lanes.begin(number, _execute(batch.jobs, executing, store, partial(on_epoch, number)))
         for number, records in lanes.advance():
             for key in [key for key in epochs if key[0] == number]:  # its records tell them
                 del epochs[key]
             pipe.send((number, records))
+            if any(record is not None and record.status == "failed" for record in records) and _is_broken(worker):
+                return  # what else is in hand is tried again, by another process
+
+
+def _is_broken(worker: Worker) -> bool:
+    """Whether this process can no longer use its GPU, as after an illegal access: every call fails then."""
+    if worker.device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(worker.device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _execute(
@@ -227,7 +249,8 @@ def _listen(
 
 
 def _lacked_memory(record: RunRecord | None) -> bool:
-    return record is not None and (record.error or "").startswith(torch.OutOfMemoryError.__name__)
+    error = "" if record is None or record.error is None else record.error
+    return any(words in error for words in LACK_OF_MEMORY)
 
 
 def _record_death(slot: _Slot, job: Job, worker: Worker, store: Store) -> RunRecord:

@@ -218,6 +218,18 @@ def test_a_step_that_cannot_be_captured_goes_on_being_called(
     assert told == ("bnexp: a training step could not be captured, and steps are launched one by one (out of memory)\n")
 
 
+def test_a_step_that_lacked_the_memory_to_be_captured_leaves_others_theirs(
+    data: DeviceData, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(self: StandIn, call: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StandIn, "record", record)
+        assert not train_run(run_of("norm=batch"), data, CPU, captured=True).captured
+    assert train_run(run_of("norm=batch"), data, CPU, captured=True).captured
+
+
 @pytest.mark.parametrize(
     ("argv", "probes", "stacked", "why"),
     [

@@ -10,10 +10,13 @@ import pytest
 import torch
 from small_runs import untimed
 
+from bnexp.bench.sizes import SIZES
+from bnexp.bench.written import convolutions_alone, epochs, hand_written
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, load_host_data, to_device
 from bnexp.engine.captured import CapturedStep
+from bnexp.engine.device import settle_process
 from bnexp.engine.lanes import Lanes
 from bnexp.engine.loop import Outcome, train_run
 from bnexp.engine.stacked import train_stack
@@ -32,6 +35,7 @@ def cuda() -> torch.device:
 
 @pytest.fixture
 def on_gpu(cuda: torch.device) -> DeviceData:
+    settle_process(1, cuda)
     return to_device(load_host_data(runs_of()[0].data, None), cuda)
 
 
@@ -40,10 +44,10 @@ def runs_of(*argv: str) -> list[RunConfig]:
 
 
 def assert_alike(one: Outcome, other: Outcome) -> None:
-    """To what the order of sums leaves open: atomic additions of a GPU come in any."""
+    """To what the order of sums leaves open, which grows from epoch to epoch: atomic additions of a GPU come in any."""
     assert one.status == other.status
-    for before, after in zip(one.history, other.history, strict=True):
-        assert after["train_loss"] == pytest.approx(before["train_loss"], rel=1e-2)
+    for before, after, within in zip(one.history, other.history, (1e-3, 1e-2, 1e-1), strict=True):
+        assert after["train_loss"] == pytest.approx(before["train_loss"], rel=within)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +105,24 @@ def test_a_captured_run_gives_its_memory_back(on_gpu: DeviceData, cuda: torch.de
     assert not CapturedStep.given_up
 
 
-def test_a_sweep_on_a_gpu_ends_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_on_a_gpu_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     argv = ["-m", *SMALL, "norm=none,batch", "seed=0,1,2", f"results={tmp_path}", "exec.executor=graph"]
     assert train(request_from_argv(argv)) == 0
     records = list(Store(tmp_path).records(None))
     assert len(records) == 6
     assert all(record.exec["captured"] and record.exec["in_flight"] == 4 for record in records)
-    assert capsys.readouterr().err.count("bnexp:") == 0
+    assert "bnexp:" not in capfd.readouterr().err
     history = [untimed(Store(tmp_path).history(record.run_id)) for record in records]
     assert all(len(rows) == 3 for rows in history)
+
+
+def test_the_loops_that_a_run_is_held_against_are_captured_too(cuda: torch.device) -> None:
+    size = SIZES["tiny"]
+    counts = [count for count, _ in zip(epochs(size, size.host(), cuda, bf16=True), range(3), strict=False)]
+    assert len(set(counts)) == 1
+    assert convolutions_alone(size, size.host(), cuda, 0.2, bf16=True) > hand_written(
+        size, size.host(), cuda, 0.2, bf16=True
+    )

@@ -133,7 +133,7 @@ def test_a_process_with_several_in_flight_leaves_what_runs_alone_leave(tmp_path:
 
 def test_what_is_timed_has_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, worker = jobs("seed=0,1,2,3", lanes=4)
-    found[1] = replace(found[1], probes={"cost": {}})
+    found[1] = replace(found[1], timed=True)
     real, log = train_run.in_steps, tmp_path / "log"
 
     def logged(config: RunConfig, *args: Any, **options: Any) -> Any:
@@ -146,8 +146,9 @@ def test_what_is_timed_has_nothing_beside_it(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(execute.train_run, "in_steps", logged)
     records = executed(found, worker, Store(tmp_path))
-    assert log.read_text().split()[:4] == ["0", "0", "1", "1"]  # 2 and 3 come after it, together
-    assert sorted(log.read_text().split()[4:6]) == ["2", "3"]
+    began = log.read_text().split()
+    assert sorted(began[:3]) == ["0", "2", "3"]  # together, and the timed one when they are done
+    assert began[-2:] == ["1", "1"]
     assert [records[seed].exec.get("in_flight") for seed in range(4)] == [4, None, 4, 4]
 
 
@@ -208,7 +209,7 @@ def test_a_run_that_lacks_memory_apart_too_has_failed(tmp_path: Path, monkeypatc
         ("graph", None, 2, (2, IN_FLIGHT)),
         ("graph", 6, 1, (1, 6)),
         ("auto", 1, 2, (1, 1)),
-        ("auto", 3, 2, (2, 2)),
+        ("auto", 3, 2, (2, 1)),
         ("process", None, 2, (2, 1)),
         ("process", 6, 1, (6, 1)),
         ("stacked", 2, 1, (2, 1)),
@@ -233,3 +234,33 @@ def test_stepwise_keeps_the_name_and_the_documentation_of_its_function() -> None
     stepwise = Stepwise(three)
     assert stepwise() == 3
     assert stepwise.__doc__ == "Three."
+    assert stepwise.__name__ == "three"  # type: ignore[attr-defined]
+
+
+def test_a_run_that_is_locked_elsewhere_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, worker = jobs("seed=0,1,2", lanes=3)
+    store = Store(tmp_path)
+    monkeypatch.setattr(execute, "LOCK_SECONDS", 1.0)
+    order: list[tuple[int, bool]] = []
+    with store.lock(run_id(found[0].config), timeout_seconds=0.0) as held:
+        assert held
+        execute_processes(
+            [(job,) for job in found],
+            worker,
+            store,
+            slots=1,
+            on_epoch=lambda config: None,
+            on_record=lambda config, record: order.append((config.seed, record is not None)),
+        )
+    assert sorted(order[:2]) == [(1, True), (2, True)]
+    assert order[2] == (0, False)
+
+
+def test_runs_of_a_study_that_compares_seconds_have_the_gpu_to_themselves() -> None:
+    tier = ["tier=small", "seed=0", "data.train_limit=200"]
+    plan = make_plan(request_from_argv(["-m", "study=cost", *tier, "lr=0.1"]))
+    other = make_plan(request_from_argv(["-m", "study=lr-range", *tier, "lr=0.1"]))
+    assert all(Job(run.config, run.probes, run.timed).apart for run in plan.runs)
+    assert not any(Job(run.config, run.probes, run.timed).apart for run in other.runs)
