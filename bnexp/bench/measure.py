@@ -22,8 +22,9 @@ from bnexp.bench.sizes import NUM_CLASSES, Size
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, HostData, build_network, to_device
 from bnexp.engine.device import settle_process
+from bnexp.engine.epochs import Row
 from bnexp.engine.lanes import Lanes, Steps
-from bnexp.engine.loop import Row, train_run
+from bnexp.engine.loop import train_run
 from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError

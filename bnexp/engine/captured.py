@@ -7,23 +7,19 @@ on the host.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnexp.config import RunConfig
-from bnexp.data.augment import Augmentation
 from bnexp.nn import MODELS, NORMS
 from bnexp.nn.layers import stochastic_layers
 from bnexp.probes import STEP_PROBES
 
 WARM_UP_CALLS = 3  # before a capture, on another stream, as PyTorch asks: libraries set themselves up in them
-
-# an update from the learning rate (of each run in a stack), the places of the examples, and their draws
-Update = Callable[[Any, Tensor, Augmentation | None], None]
 
 
 class Recorder(Protocol):
@@ -109,89 +105,11 @@ class CapturedStep:
             tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
 
 
-class PlainUpdates:
-    """Makes an epoch's updates one after the other."""
-
-    replaying = False
-
-    def __init__(self, update: Update) -> None:
-        self._update = update
-
-    def begin(self, lrs: Sequence[float] | Tensor, order: Tensor, augmentation: Augmentation | None) -> None:
-        """Begin an epoch.
-
-        Args:
-            lrs: of each step; in a stack, (steps, K).
-            order, augmentation: of the examples of all steps, one step's after the other's.
-        """
-        self._lrs, self._augmentation, self._turn = lrs, augmentation, 0
-        self._given = _by_step(len(lrs), order, augmentation)
-
-    def __call__(self) -> None:
-        """Make the next."""
-        index, *draws = (each[self._turn] for each in self._given)
-        self._update(self._lrs[self._turn], index, _with(self._augmentation, draws))
-        self._turn += 1
-
-
-class CapturedUpdates:
-    """As `PlainUpdates`, captured and replayed: a step is one launch, for all that an epoch needs waits on the device.
-
-    Args:
-        update: takes the rate as a tensor. It must not hold what holds this object, or the memory of the graph is not
-            freed with the run.
-    """
-
-    def __init__(self, update: Update, device: torch.device) -> None:
-        turn = torch.zeros(1, dtype=torch.int64, device=device)
-        given: list[Tensor] = []  # in the same places in every epoch
-        drawn: list[Augmentation | None] = [None]
-
-        def in_turn() -> None:
-            lr, index, *draws = (each.index_select(0, turn)[0] for each in given)
-            update(lr, index, _with(drawn[0], draws))
-            turn.add_(1)
-
-        self._turn, self._given, self._drawn = turn, given, drawn
-        self._step = CapturedStep(in_turn, device)
-
-    @property
-    def replaying(self) -> bool:
-        """Whether the step has been captured."""
-        return self._step.replaying
-
-    def begin(self, lrs: Sequence[float] | Tensor, order: Tensor, augmentation: Augmentation | None) -> None:
-        """Begin an epoch, of as many steps as in every other."""
-        rates = torch.as_tensor(lrs).to(order.device)
-        new = [rates, *_by_step(len(rates), order, augmentation)]
-        if self._given:
-            for buffer, each in zip(self._given, new, strict=True):
-                buffer.copy_(each)
-        else:
-            self._drawn[0] = augmentation
-            self._given.extend(each.clone() for each in new)
-        self._turn.zero_()
-
-    def __call__(self) -> None:
-        """Make the next."""
-        self._step()
-
-
 def _first_cause(error: BaseException) -> str:
     """In a line, what failed in the step, behind the failure of the capture."""
     while error.__context__ is not None:
         error = error.__context__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _by_step(num_steps: int, order: Tensor, augmentation: Augmentation | None) -> list[Tensor]:
-    """The order's and the draws' tensors, each step's along the first axis."""
-    draws = () if augmentation is None else augmentation.tensors().values()
-    return [each.view(num_steps, -1, *each.shape[1:]) for each in (order, *draws)]
-
-
-def _with(augmentation: Augmentation | None, draws: Sequence[Tensor]) -> Augmentation | None:
-    return None if augmentation is None else augmentation.with_tensors(draws)
 
 
 def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> str | None:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network
 from bnexp.engine.captured import WARM_UP_CALLS
+from bnexp.engine.evaluation import EVAL_BATCH
 from bnexp.engine.execute import Job, Worker
-from bnexp.engine.loop import EVAL_BATCH, measure_trained, train_run
+from bnexp.engine.loop import measure_trained, train_run
 from bnexp.engine.stacked import stack_key, train_stack
 from bnexp.errors import RunError
 from bnexp.nn.layers import running_norms

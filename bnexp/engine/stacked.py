@@ -19,27 +19,24 @@ from torch.nn import functional as F
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
-from bnexp.engine.captured import CapturedUpdates, PlainUpdates, Update, captures
+from bnexp.engine.captured import captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
-from bnexp.engine.lanes import Steps, Stepwise
-from bnexp.engine.loop import (
+from bnexp.engine.epochs import (
     CHECK_STEPS,
-    EVAL_BATCH,
-    Checkpointing,
-    Outcome,
     Row,
-    at_chance,
     draw_epoch,
     epoch_row,
     factor_at,
-    final_metrics,
     freeze_or_go_on,
-    initial_network,
     seconds_of,
     with_validation,
 )
+from bnexp.engine.evaluation import EVAL_BATCH, at_chance, final_metrics
+from bnexp.engine.lanes import Steps, Stepwise
+from bnexp.engine.loop import Checkpointing, Outcome, initial_network
 from bnexp.engine.stack_optim import StackedOptimizer
 from bnexp.engine.step import at_least_fp32
+from bnexp.engine.updates import CapturedUpdates, PlainUpdates, Update
 from bnexp.errors import RunError
 from bnexp.nn import MODELS, NORMS
 from bnexp.nn.layers import stochastic_layers

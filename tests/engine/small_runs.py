@@ -6,7 +6,7 @@ from typing import Any
 
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
-from bnexp.engine.loop import Row
+from bnexp.engine.epochs import Row
 
 TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 

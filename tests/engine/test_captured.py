@@ -18,9 +18,10 @@ from bnexp.config import RunConfig
 from bnexp.data.augment import Augmentation
 from bnexp.engine import captured
 from bnexp.engine.build import DeviceData
-from bnexp.engine.captured import WARM_UP_CALLS, CapturedStep, CapturedUpdates, tell_once, why_not_captured
+from bnexp.engine.captured import WARM_UP_CALLS, CapturedStep, tell_once, why_not_captured
 from bnexp.engine.loop import Checkpointing, initial_network, train_run
 from bnexp.engine.stacked import train_stack
+from bnexp.engine.updates import CapturedUpdates
 
 CPU = torch.device("cpu")
 SMALL = ("model.width=4", "model.depth=2", "batch_size=64", "epochs=3", "exec.precision=fp32")

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from bnexp.config import ScheduleConfig
 from bnexp.engine.build import DeviceData, build_network, build_optimizer, init_network
 from bnexp.engine.checkpoint import load_checkpoint
-from bnexp.engine.loop import Checkpointing, Row, evaluate, seconds_of, train_run
+from bnexp.engine.epochs import Row, seconds_of
+from bnexp.engine.evaluation import evaluate
+from bnexp.engine.loop import Checkpointing, train_run
 from bnexp.engine.schedule import lr_factor
 from bnexp.seeding import seed_for
 

@@ -14,7 +14,9 @@ from small_runs import compose, untimed
 
 from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network
-from bnexp.engine.loop import Checkpointing, Outcome, Row, evaluate, train_run
+from bnexp.engine.epochs import Row
+from bnexp.engine.evaluation import evaluate
+from bnexp.engine.loop import Checkpointing, Outcome, train_run
 from bnexp.engine.stacked import stack_key, train_stack, why_not_stacked
 
 CPU = torch.device("cpu")
