@@ -31,7 +31,7 @@ SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "interaction": (frozenset({"treatment", "control", "against"}), frozenset()),
     "search": (frozenset({"treatment", "control", "budget"}), frozenset({"over"})),
 }
-TIMES = ("seconds_to_target", "images_per_second", "train_seconds")  # measures that depend on what runs beside a run
+TIMED_MEASURES = ("seconds_to_target", "images_per_second", "train_seconds")  # they depend on what runs beside a run
 FACTORS = ("ratio", "reach")  # their margin is a factor above 1, judged on a logarithm
 IN_NUMBERS = ("reach", "span", "slope")  # they reckon with the levels themselves: numbers above 0
 FIELDS = (

@@ -158,8 +158,8 @@ class ExecConfig:
     """Where and how a run is executed: recorded, and no part of what the run is.
 
     Attributes:
-        slots: runs, or stacks of them, at once: processes, and where CUDA captures steps, streams of one process a GPU;
-            None: as many as the machine suggests.
+        slots: runs, or stacks of them, at once: processes; on CUDA under auto and graph streams of one process a GPU,
+            in equal numbers. None: one a core, one a GPU, or `IN_FLIGHT` streams a GPU.
         threads: torch threads in each worker; None: one in a sweep, all cores for a single run.
         checkpoint_seconds: least seconds between two checkpoints, which are taken at the end of an epoch.
         probes: probe -> its options: what is measured beside the training, which it does not change.

@@ -118,7 +118,7 @@ def make_plan(request: Request) -> Plan:
     sweep = len(request.configs) > 1
     slots, lanes = _slots_and_lanes(request.exec, device.type) if sweep else (1, 1)
     threads = request.exec.threads or (1 if sweep else num_cores())
-    worker = Worker(request.exec, device, threads, hosts, lanes)
+    worker = Worker(request.exec, device, threads, hosts, lanes, _sharing(slots, device.type))
     return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
 
 
@@ -219,6 +219,15 @@ def _state(store: Store, name: str, probes: Probes) -> State:
     if store.checkpoint_path(name).exists():
         return "resume"
     return "retry" if record is not None and record.status == "failed" else "todo"
+
+
+def _sharing(slots: int, device_type: str) -> int:
+    """Processes on one GPU, at the most."""
+    if device_type != "cuda":
+        return 1
+    import torch
+
+    return -(-slots // torch.cuda.device_count())
 
 
 def _slots_and_lanes(config: ExecConfig, device_type: str) -> tuple[int, int]:

@@ -86,9 +86,10 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
             bar.write(reason)
         if executor in ("process", "stacked", "graph") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
-            worker = replace(plan.worker, lanes=min(plan.worker.lanes, -(-len(batches) // slots)))
+            lanes = min(plan.worker.lanes, -(-len(batches) // slots))
+            worker = replace(plan.worker, lanes=lanes, sharing=min(plan.worker.sharing, slots))
             execute_processes(batches, worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:
-            worker = replace(plan.worker, lanes=1)
+            worker = replace(plan.worker, lanes=1, sharing=1)
             execute_serial([job for (job,) in batches], worker, plan.store, on_epoch=on_epoch, on_record=on_record)
     return records

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from bnexp.comparison import IN_NUMBERS, TIMES, Comparison, Direction, parse_comparison
+from bnexp.comparison import IN_NUMBERS, TIMED_MEASURES, Comparison, Direction, parse_comparison
 from bnexp.errors import ConfigError
 from bnexp.identity import canonical_json
 from bnexp.metrics import METRICS, PROBE_OF
@@ -84,7 +84,7 @@ class StudySpec:
     @property
     def compares_times(self) -> bool:
         """Whether it compares seconds, which depend on what else is computed meanwhile."""
-        return any(comparison.measure in TIMES for comparison in self.comparisons)
+        return any(comparison.measure in TIMED_MEASURES for comparison in self.comparisons)
 
     def at(self, tier: str) -> StudySpec:
         """The study at one tier alone, with every margin and target settled."""

@@ -1,6 +1,6 @@
 """Measure how fast bnexp is, and make the tables of docs/performance.md again.
 
-    python scripts/update_performance.py                     everything, on a machine that does nothing else
+    python scripts/update_performance.py                     all that this machine can; it should do nothing else
     python scripts/update_performance.py startup neighbour   these parts; the others stay as they were measured
     python scripts/update_performance.py gpu gpu_commands    the bench on a GPU: the parts of a machine that has one
     python scripts/update_performance.py --tables            measure nothing, write the tables again
@@ -63,7 +63,7 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; without any, all of them")
+    parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; without any, all for this machine")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("--repeats", type=int, default=5, help="of each pair, of which the median counts (default 5)")
     options = parser.parse_args()

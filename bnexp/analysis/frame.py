@@ -22,7 +22,7 @@ class Frame:
     Attributes:
         runs: a row for each run that ended and can be scored: run_id, cell_id, status, dotted config keys, final
             metrics, train_seconds, num_params, `environment`, a dict, `timed`, what its seconds depend on, and
-            core_share, how much of them it had a core for; in_flight, how many had the GPU at once.
+            core_share, how much of them it had a core for; in_flight, runs that its GPU may have had at once.
         failed: crashed runs: never scored, always named.
         missing: planned runs without a record.
     """

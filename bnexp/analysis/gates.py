@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from bnexp.analysis.frame import score
 from bnexp.analysis.select import Selection
-from bnexp.comparison import TIMES, Comparison
+from bnexp.comparison import TIMED_MEASURES, Comparison
 from bnexp.study import INIT, POOR_INITS
 
 # of their seconds in which an arm's runs have a core, in the mean: of 234 runs with nothing beside them the median was
@@ -27,7 +27,7 @@ def gate_of(selection: Selection, comparison: Comparison, group: str) -> str:
 
 def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
     """Says so where times are compared of runs that were not timed alike, or that waited for other work."""
-    if comparison.measure not in TIMES:
+    if comparison.measure not in TIMED_MEASURES:
         return ""
     reported, strata = selection.reporting(), selection.groups(comparison.over).get(group, [])
     here = reported[reported["arm"].isin(comparison.arms) & reported["stratum"].isin(strata)]
@@ -36,8 +36,8 @@ def untimed(selection: Selection, comparison: Comparison, group: str) -> str:
         return f"its runs were not timed alike: {' and '.join(ways)}"
     if here["in_flight"].max() > 1:
         return (
-            f"{here['in_flight'].max()} of its runs had the GPU at once, and times say nothing: in a results folder of "
-            "its own each has it to itself"
+            f"up to {here['in_flight'].max()} runs or stacks had its GPU at once, and times say nothing: in a results "
+            "folder of its own, and without exec.executor, its runs have it to themselves"
         )
     shares = here.groupby("arm")["core_share"].mean()
     if shares.min() < LEAST_SHARE:

@@ -1,4 +1,4 @@
-"""`bnexp bench`: the loop that tutorials teach against bnexp, in pairs, on this machine."""
+"""`bnexp bench`: the loop that tutorials teach, the best one by hand, and bnexp, in turn on this machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(
     parser.add_argument(
         "size", nargs="*", help=f"of {', '.join(SIZES)}; without any, all of them, on a CPU {', '.join(ON_A_CPU)}"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="pairs, of which the median counts (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts (default 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of steady training in each (default 3)")
     parser.add_argument(
         "--command",

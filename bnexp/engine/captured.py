@@ -100,19 +100,21 @@ class CapturedStep:
         try:
             self._replay = self._recorder.record(self._step)
         except RuntimeError as error:
-            CapturedStep.given_up = not isinstance(error, torch.OutOfMemoryError)
-            reason = _first_cause(error)
+            cause = _first_cause(error)
+            CapturedStep.given_up = not isinstance(cause, torch.OutOfMemoryError)
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             tell_once(f"a training step could not be captured, and steps are launched one by one ({reason})")
+            del cause  # its traceback holds this frame, and with it the network
 
 
-def _first_cause(error: BaseException) -> str:
-    """In a line, what failed in the step, behind the failure of the capture."""
+def _first_cause(error: BaseException) -> BaseException:
+    """What failed in the step, behind the failure of the capture."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return error
 
 
-def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> str | None:
+def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any]) -> str | None:
     """Why the steps of a run, or of a stack of such runs, are not all alike to the device; None where they are."""
     if config.model.name not in MODELS or config.norm.kind not in NORMS:
         return "what a user's package does in a step is not known"
@@ -122,15 +124,13 @@ def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, A
         return "norm.momentum=null: the average over all steps is counted on the host"
     if stochastic_layers(model):
         return "noise and dropout draw from generators that are seeded anew each epoch"
-    if stacked and config.optim.name in ("adam", "adamw"):
-        return f"optim={config.optim.name}: a stack counts its steps on the host"
     steps = sorted(set(probes) & set(STEP_PROBES))
     return f"probes=[{','.join(steps)}] look in between" if steps else None
 
 
-def captures(config: RunConfig, model: nn.Module, probes: Mapping[str, Any], *, stacked: bool) -> bool:
+def captures(config: RunConfig, model: nn.Module, probes: Mapping[str, Any]) -> bool:
     """Whether steps can be captured; stderr is told, once, why not."""
-    reason = why_not_captured(config, model, probes, stacked=stacked)
+    reason = why_not_captured(config, model, probes)
     if reason is not None:
         tell_once(f"some runs' steps are launched one by one, not as a graph ({reason})")
     return reason is None

@@ -75,6 +75,8 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
     except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
     return dict(state) if isinstance(state, dict) else None

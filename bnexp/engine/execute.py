@@ -19,7 +19,7 @@ from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, load_host_data, to_device
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.device import environment, settle_process
-from bnexp.engine.lanes import Steps, Stepwise
+from bnexp.engine.lanes import IN_FLIGHT, Steps, Stepwise
 from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
 from bnexp.engine.stacked import train_stack
 from bnexp.errors import RunError
@@ -31,7 +31,7 @@ from bnexp.store import Store
 
 # a killed sweep's workers notice within a second and free their locks; a run locked for longer runs elsewhere
 LOCK_SECONDS = 5.0
-LOCK_POLL_SECONDS = 0.005
+LOCK_POLL_SECONDS = 0.05
 # probes of a trained network, which need its weights and no training
 MEASURED_AFTERWARDS = frozenset(END_PROBES)
 # the executors that capture steps on CUDA, and have several runs in flight in a process
@@ -66,6 +66,7 @@ class Worker:
         exec: its probes are what is measured of a run.
         hosts: data sets that the parent has read already.
         lanes: runs, or stacks of them, that it has in flight at once.
+        sharing: processes on its GPU.
     """
 
     exec: ExecConfig
@@ -73,6 +74,7 @@ class Worker:
     threads: int
     hosts: dict[DataConfig, HostData]
     lanes: int = 1
+    sharing: int = 1
     _on_device: dict[DataConfig, DeviceData] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -86,7 +88,8 @@ class Worker:
 
     def data(self, config: DataConfig) -> DeviceData:
         if config not in self._on_device:
-            while len(self._on_device) >= self.lanes:  # sweeps go through them in turn
+            # sweeps go through them in turn; those of what else is in flight stay
+            while len(self._on_device) >= (IN_FLIGHT if self.device.type == "cuda" else 1):
                 del self._on_device[next(iter(self._on_device))]
             host = self.hosts.get(config) or load_host_data(config, self.exec.data_root)
             self._on_device[config] = to_device(host, self.device)
@@ -120,7 +123,7 @@ def execute_run(
     name = run_id(config)
     try:
         with ExitStack() as locks:
-            if not (yield from _locked(name, store, locks)):
+            if not (yield from _locked(name, worker, store, locks)):
                 return None
             record = store.record(name)
             if record is not None and record.has_ended_with(worker.exec.probes):
@@ -142,15 +145,21 @@ def execute_run(
         return record
 
 
-def _locked(name: str, store: Store, locks: ExitStack) -> Steps[bool]:
+def _locked(name: str, worker: Worker, store: Store, locks: ExitStack) -> Steps[bool]:
     """Take a run's lock; False where another process has kept it for all of `LOCK_SECONDS`."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while not locks.enter_context(store.lock(name, timeout_seconds=0.0)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOCK_POLL_SECONDS)
+    due = 0.0
+    while time.monotonic() < deadline:
+        if time.monotonic() >= due:
+            with ExitStack() as attempt:
+                if attempt.enter_context(store.lock(name, timeout_seconds=0.0)):
+                    locks.enter_context(attempt.pop_all())
+                    return True
+            due = time.monotonic() + LOCK_POLL_SECONDS
+        if worker.lanes == 1:
+            time.sleep(LOCK_POLL_SECONDS)
         yield
-    return True
+    return False
 
 
 @Stepwise
@@ -178,15 +187,20 @@ def execute_stack(
                     [jobs[index] for index in together], worker, store, lambda i: on_epoch(together[i])
                 )
         except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
+            if worker.lanes > 1 and isinstance(
+                error, torch.OutOfMemoryError
+            ):  # or, with less beside it, as a stack again
+                records = [failed_record(job.config, worker.exec, error=_last_line(error)) for job in jobs]
+                return [record if mine else None for record, mine in zip(records, held, strict=True)]
             print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)
-    records: list[RunRecord | None] = [None] * len(jobs)
+    ended: list[RunRecord | None] = [None] * len(jobs)
     for index, job in enumerate(jobs):
         if held[index]:
             measuring = worker.measuring(job.probes)
-            records[index] = yield from execute_run.in_steps(
+            ended[index] = yield from execute_run.in_steps(
                 job.config, measuring, store, on_epoch=partial(on_epoch, index)
             )
-    return records
+    return ended
 
 
 def _of_one_epoch(places: Sequence[int], names: Sequence[str], store: Store) -> list[int]:
@@ -434,7 +448,8 @@ def _exec_dict(config: ExecConfig, worker: Worker | None) -> dict[str, Any]:
     if worker is None:
         return config.to_dict()
     used = {"device": str(worker.device), "threads": torch.get_num_threads()}
-    return config.to_dict() | used | ({"in_flight": worker.lanes} if worker.lanes > 1 else {})
+    in_flight = worker.lanes * worker.sharing
+    return config.to_dict() | used | ({"in_flight": in_flight} if in_flight > 1 else {})
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Executes runs over worker processes: each takes the next run when it is free, and a killed one costs one run.
 
-concurrent.futures ends the whole pool when one worker dies; here the dead worker's run becomes a failed record, or is
-tried again where several were in its hand, and a fresh worker goes on with the rest.
+concurrent.futures ends the whole pool when one worker dies; here a fresh worker goes on with the rest. A run that was
+alone in the dead one's hand becomes a failed record; of several it is not known which was to blame, and each is tried
+again apart.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from bnexp.store import Store
 PARENT_POLL_SECONDS = 0.5
 TELL_SECONDS = 0.2  # least time between two messages about epochs
 ASK_SECONDS = 0.005  # least time between two looks for more to take on, where something is in flight
-LACK_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+GPU_LIBRARIES = ("OutOfMemoryError", "CUDA", "cuDNN", "CUDNN", "CUBLAS")
+BROKEN_STATUS = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class _Batch:
 
     jobs: tuple[Job, ...]
     apart: bool
+
+    def is_one_alone(self, worker: Worker) -> bool:
+        """Whether it is a single run with nothing in flight beside it: what goes wrong then is of its making."""
+        return len(self.jobs) == 1 and (self.apart or worker.lanes == 1)
 
 
 @dataclass
@@ -73,10 +79,10 @@ def execute_processes(
     on_epoch: Callable[[RunConfig], None],
     on_record: Callable[[RunConfig, RunRecord | None], None],
 ) -> None:
-    """Execute in order of `batches`, in so many processes; calls back as `execute_serial` does, in order of completion.
+    """Execute batches in so many processes; calls back as `execute_serial` does, in order of completion.
 
     The runs of a batch are trained side by side, and a process has as many batches in flight as its worker has lanes.
-    Where it dies, what it had in hand is tried again run by run, each apart.
+    They are begun in their order, but that with several in flight those that must be apart come last.
     """
     found = [_Batch(jobs, any(job.apart for job in jobs)) for jobs in batches]
     if worker.lanes > 1:
@@ -102,12 +108,17 @@ def execute_processes(
                 alive, again = _listen(slot, worker, on_epoch, on_record)
                 if not alive:
                     living.remove(slot)
-                    in_hand = [(job, batch.apart) for batch in slot.batches.values() for job in batch.jobs]
-                    if len(in_hand) == 1 and (in_hand[0][1] or worker.lanes == 1):
-                        on_record(in_hand[0][0].config, _record_death(slot, in_hand[0][0], worker, store))
+                    in_hand = list(slot.batches.values())
+                    if len(in_hand) == 1 and in_hand[0].is_one_alone(worker):
+                        (job,) = in_hand[0].jobs
+                        on_record(job.config, _record_death(slot, job, worker, store))
                     else:
-                        again += [job for job, _ in in_hand]
-                pending.extendleft(_Batch((job,), apart=True) for job in reversed(again))
+                        again += [(job,) for batch in in_hand for job in batch.jobs]
+                retried = [_Batch(jobs, apart=True) for jobs in again]
+                if worker.lanes > 1:
+                    pending.extend(retried)
+                else:
+                    pending.extendleft(reversed(retried))
     finally:
         for slot in living:
             slot.process.terminate()
@@ -160,7 +171,7 @@ def _start(worker: Worker, store: Store, *, index: int) -> _Slot:
 
 
 def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
-    """The worker: takes batches from the pipe until it is terminated."""
+    """The worker: takes batches from the pipe until it is terminated, or can no longer use its GPU."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     worker.start()
@@ -176,22 +187,27 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
             told_at = time.monotonic()
 
     lanes: Lanes[list[RunRecord | None]] = Lanes(worker.device, worker.lanes)
-    apart, asked_at = False, 0.0
+    in_hand: dict[int, _Batch] = {}
+    asked_at = 0.0
     while True:
+        apart = any(batch.apart for batch in in_hand.values())
         while not lanes or (lanes.free and not apart and time.monotonic() - asked_at > ASK_SECONDS):
             asked_at = time.monotonic()
             if lanes and not pipe.poll():
                 break
             number, batch = pipe.recv()
-            apart, asked_at = batch.apart, 0.0
+            in_hand[number], apart, asked_at = batch, batch.apart, 0.0
             executing = replace(worker, lanes=1) if apart else worker
             lanes.begin(number, _execute(batch.jobs, executing, store, partial(on_epoch, number)))
         for number, records in lanes.advance():
             for key in [key for key in epochs if key[0] == number]:  # its records tell them
                 del epochs[key]
-            pipe.send((number, records))
-            if any(record is not None and record.status == "failed" for record in records) and _is_broken(worker):
-                return  # what else is in hand is tried again, by another process
+            batch = in_hand.pop(number)
+            broken = any(record is not None and record.status == "failed" for record in records) and _is_broken(worker)
+            if not broken or batch.is_one_alone(worker):  # else it is not known which run broke it
+                pipe.send((number, records, broken))
+            if broken:
+                os._exit(BROKEN_STATUS)
 
 
 def _is_broken(worker: Worker) -> bool:
@@ -226,9 +242,9 @@ def _listen(
     worker: Worker,
     on_epoch: Callable[[RunConfig], None],
     on_record: Callable[[RunConfig, RunRecord | None], None],
-) -> tuple[bool, list[Job]]:
-    """Handle all that a worker has said: whether it lives or has more to say, and the runs to be tried again apart."""
-    again = []
+) -> tuple[bool, list[tuple[Job, ...]]]:
+    """Handle all that a worker has said: whether it lives or has more to say, and what is to be tried again apart."""
+    again: list[tuple[Job, ...]] = []
     try:
         while slot.pipe.poll():
             message = slot.pipe.recv()
@@ -236,21 +252,24 @@ def _listen(
                 for number, place in Counter(message).elements():
                     on_epoch(slot.batches[number].jobs[place].config)
                 continue
-            number, records = message
+            number, records, broken = message
             batch = slot.batches.pop(number)
-            for job, record in zip(batch.jobs, records, strict=True):
-                if worker.lanes > 1 and not batch.apart and _lacked_memory(record):
-                    again.append(job)
-                else:
+            if worker.lanes > 1 and not batch.apart and any(map(_may_be_company, records)):
+                again.append(batch.jobs)
+            else:
+                for job, record in zip(batch.jobs, records, strict=True):
                     on_record(job.config, record)
+            if broken:
+                slot.process.join()
     except (EOFError, ConnectionResetError):
         slot.process.join()
     return slot.process.is_alive(), again
 
 
-def _lacked_memory(record: RunRecord | None) -> bool:
+def _may_be_company(record: RunRecord | None) -> bool:
+    """Whether a run failed by what the GPU's libraries say where memory is short, among other things."""
     error = "" if record is None or record.error is None else record.error
-    return any(words in error for words in LACK_OF_MEMORY)
+    return any(library in error for library in GPU_LIBRARIES)
 
 
 def _record_death(slot: _Slot, job: Job, worker: Worker, store: Store) -> RunRecord:

@@ -22,11 +22,13 @@ class StackedOptimizer:
     Args:
         stack: as `stack_networks` makes it.
         configs: one for each network; alike in optim but for weight_decay.
+        captured: steps are to be captured, and counted on the device.
     """
 
-    def __init__(self, stack: nn.Module, configs: Sequence[RunConfig]) -> None:
+    def __init__(self, stack: nn.Module, configs: Sequence[RunConfig], *, captured: bool = False) -> None:
         self._optim, self._num = configs[0].optim, len(configs)
-        self._step = 0
+        device = next(stack.parameters()).device
+        self._count: int | Tensor = torch.zeros((), dtype=torch.float64, device=device) if captured else 0
         decays = torch.tensor([config.optim.weight_decay for config in configs])
         self._parameters: list[nn.Parameter] = []
         self._values: list[Tensor] = []  # (K, ...) views of the parameters
@@ -54,7 +56,7 @@ class StackedOptimizer:
         Args:
             lr: (K,), of this step.
         """
-        self._step += 1
+        self._count += 1
         gradients = []
         for parameter in self._parameters:
             assert parameter.grad is not None
@@ -81,12 +83,14 @@ class StackedOptimizer:
 
     def read_from(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Go on from the states of the networks' own optimizers, which have made equally many steps."""
+        steps = 0
         for index, optimizer in enumerate(optimizers):
             for place, parameter in enumerate(_parameters_of(optimizer)):
                 state = optimizer.state[parameter]
-                self._step = int(state.get("step", 0))
+                steps = int(state.get("step", 0))
                 for name, values in self._state.items():
                     values[place][index].copy_(state[name].view_as(values[place][index]))
+        self._count += steps  # from 0
 
     def _state_names(self) -> tuple[str, ...]:
         optim = self._optim
@@ -125,8 +129,9 @@ class StackedOptimizer:
         assert eps is not None
         mean = self._state["exp_avg"][index].lerp_(gradient, 1 - beta1)
         square = self._state["exp_avg_sq"][index].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = square.sqrt().div_(math.sqrt(1 - beta2**self._step)).add_(eps)
-        self._values[index].addcmul_(mean / scale, lr / (1 - beta1**self._step), value=-1)
+        bias1, bias2 = 1 - beta1**self._count, 1 - beta2**self._count
+        scale = square.sqrt().div_(bias2.sqrt() if isinstance(bias2, Tensor) else math.sqrt(bias2)).add_(eps)
+        self._values[index].addcmul_(mean / scale, lr / bias1, value=-1)
 
     def _rmsprop(self, index: int, gradient: Tensor, lr: Tensor) -> None:
         alpha, eps = self._optim.alpha, self._optim.eps

@@ -88,6 +88,7 @@ class _Stack:
     Attributes:
         data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
         loss_sum, num_correct: (K,), of the epoch so far.
+        captured: whether steps are to be captured.
     """
 
     configs: Sequence[RunConfig]
@@ -96,6 +97,7 @@ class _Stack:
     optimizer: StackedOptimizer
     loss_sum: Tensor
     num_correct: Tensor
+    captured: bool
 
     @property
     def num(self) -> int:
@@ -142,10 +144,9 @@ def train_stack(
     Raises:
         RunError: a network has a layer that cannot be laid side by side.
     """
-    stack, histories = _start(configs, data, device, checkpointing)
+    stack, histories = _start(configs, data, device, checkpointing, captured=captured)
     update = _update_of(stack)
-    captured = captured and captures(configs[0], stack.model, {}, stacked=True)
-    updates = CapturedUpdates(update, device) if captured else PlainUpdates(update)
+    updates = CapturedUpdates(update, device) if stack.captured else PlainUpdates(update)
     alive = list(range(stack.num))
     eval_seconds = [0.0] * stack.num
     outcomes: dict[int, Outcome] = {}
@@ -190,7 +191,12 @@ def train_stack(
 
 
 def _start(
-    configs: Sequence[RunConfig], data: DeviceData, device: torch.device, checkpointing: Sequence[Checkpointing]
+    configs: Sequence[RunConfig],
+    data: DeviceData,
+    device: torch.device,
+    checkpointing: Sequence[Checkpointing],
+    *,
+    captured: bool,
 ) -> tuple[_Stack, list[list[Row]]]:
     """The stack and each run's history: at the runs' last checkpoints, or at the beginning where those do not fit."""
     assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
@@ -203,13 +209,14 @@ def _start(
     if saved is not None:
         networks, optimizers, histories = saved
     model = stack_networks(networks).to(device).to(memory_format=torch.channels_last)
-    optimizer = StackedOptimizer(model, configs)
+    captured = captured and captures(configs[0], model, {})
+    optimizer = StackedOptimizer(model, configs, captured=captured)
     if saved is not None:
         optimizer.read_from(optimizers)
     num = len(configs)
     wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
     sums = torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int64, device=device)
-    return _Stack(configs, wide, model, optimizer, *sums), histories
+    return _Stack(configs, wide, model, optimizer, *sums, captured), histories
 
 
 Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]

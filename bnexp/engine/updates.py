@@ -79,7 +79,7 @@ class CapturedUpdates:
             for buffer, each in zip(self._given, new, strict=True):
                 buffer.copy_(each)
         else:
-            self._drawn[0] = augmentation
+            self._drawn[0] = None if augmentation is None else augmentation.each(lambda draws: draws[:0].clone())
             self._given.extend(each.clone() for each in new)
         self._turn.zero_()
 
@@ -116,7 +116,7 @@ class RunUpdates:
         self.model, self.config, self.data, self.probing = model, config, data, probing
         device = data.train_x.device
         self.loss_sum, self.num_correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64).to(device)
-        captured = captured and captures(config, model, probing.wanted, stacked=False)
+        captured = captured and captures(config, model, probing.wanted)
         rate, self._place = torch.zeros((), device=device), _Place()
         for group in optimizer.param_groups:
             if captured:

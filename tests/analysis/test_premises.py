@@ -132,4 +132,4 @@ def test_times_of_runs_that_shared_a_gpu_are_not_compared() -> None:
 
     times, accuracy = judged(spec, run_of)
     assert (times.outcome, accuracy.outcome) == ("invalid", "negligible")
-    assert times.verdict.reason.startswith("4 of its runs had the GPU at once, and times say")
+    assert times.verdict.reason.startswith("up to 4 runs or stacks had its GPU at once, and times say")

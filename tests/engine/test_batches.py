@@ -47,6 +47,11 @@ def test_group_is_parted_among_slots_and_by_memory() -> None:
     assert [len(batch) for batch in batched(large, slots=2, image_sizes=[224] * 7)] == [1] * 7
     assert stack_width(large[0].config, 224) == 1
     assert stack_width(found[0].config, 8) == 32
+    # 4 channels of 28 × 28 for 64 examples: two fit a CPU's caches
+    image = replace(found[0].config, batch_size=64)
+    assert (stack_width(image, 28), stack_width(image, 28, "cuda")) == (2, 32)
+    images = [replace(job, config=replace(job.config, batch_size=64)) for job in found]
+    assert [len(batch) for batch in batched(images, slots=1, image_sizes=[28] * 7, device_type="cuda")] == [7]
 
 
 def test_every_job_is_in_one_batch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from small_runs import compose, untimed
 
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
-from bnexp.engine import execute
+from bnexp.engine import execute, process
 from bnexp.engine.build import DeviceData
 from bnexp.engine.execute import Job, Worker, execute_run
 from bnexp.engine.lanes import IN_FLIGHT, Lanes, Steps, Stepwise
@@ -22,7 +23,7 @@ from bnexp.engine.loop import Outcome, train_run
 from bnexp.engine.process import execute_processes
 from bnexp.engine.stacked import train_stack
 from bnexp.identity import run_id
-from bnexp.planned import _slots_and_lanes, make_plan
+from bnexp.planned import _sharing, _slots_and_lanes, make_plan
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
@@ -37,8 +38,10 @@ def jobs(*argv: str, lanes: int) -> tuple[list[Job], Worker]:
     return [Job(run.config, run.probes) for run in plan.runs], replace(plan.worker, lanes=lanes)
 
 
-def executed(found: list[Job], worker: Worker, store: Store) -> dict[int, RunRecord]:
-    """Each alone in its batch, in one process; seed -> what was said of it."""
+def executed(
+    found: list[Job], worker: Worker, store: Store, *, batches: list[tuple[Job, ...]] | None = None
+) -> dict[int, RunRecord]:
+    """Each alone in its batch, or in these batches, in one process; seed -> what was said of it."""
     records: dict[int, RunRecord] = {}
 
     def on_record(config: RunConfig, record: RunRecord | None) -> None:
@@ -46,7 +49,7 @@ def executed(found: list[Job], worker: Worker, store: Store) -> dict[int, RunRec
         assert config.seed not in records
         records[config.seed] = record
 
-    batches = [(job,) for job in found]
+    batches = [(job,) for job in found] if batches is None else batches
     execute_processes(batches, worker, store, slots=1, on_epoch=lambda config: None, on_record=on_record)
     return records
 
@@ -190,6 +193,59 @@ def test_what_was_in_flight_at_a_failure_is_tried_apart(
     assert not any(store.error_path(run_id(job.config)).exists() for job in found)
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_process_that_lost_its_gpu_costs_the_run_that_did_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    found, worker = jobs("seed=0,1,2,3,4", lanes=lanes)
+    real = train_run.in_steps
+
+    def breaking(config: RunConfig, *args: Any, **options: Any) -> Any:
+        if config.seed == 1:
+            yield
+            raise RuntimeError("an illegal access was encountered")
+        return (yield from real(config, *args, **options))
+
+    def slowly(worker: Worker) -> bool:
+        time.sleep(0.2)  # long enough for the parent to hand out the next run
+        return True
+
+    monkeypatch.setattr(execute.train_run, "in_steps", breaking)
+    monkeypatch.setattr(process, "_is_broken", slowly)
+    store = Store(tmp_path)
+    records = executed(found, worker, store)
+    assert {seed for seed, record in records.items() if record.status == "failed"} == {1}
+    assert len(records) == 5
+    assert "illegal access" in (records[1].error or "")
+    assert "illegal access" in store.error_path(records[1].run_id).read_text()
+
+
+def test_a_stack_that_lacked_memory_in_company_is_tried_apart_as_a_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, worker = jobs("seed=0,1,2,3,4", lanes=2)
+    real, tried = train_stack.in_steps, tmp_path / "tried"
+
+    def lacking(*args: Any, **options: Any) -> Any:
+        if not tried.exists():
+            tried.touch()
+            yield
+            lack_memory()
+        return (yield from real(*args, **options))
+
+    monkeypatch.setattr(execute.train_stack, "in_steps", lacking)
+    records = executed(found, worker, Store(tmp_path), batches=[tuple(found[:4]), (found[4],)])
+    assert [records[seed].exec.get("stack") for seed in range(5)] == [4, 4, 4, 4, None]
+    assert ["in_flight" in records[seed].exec for seed in range(5)] == [False] * 4 + [True]
+    assert {record.status for record in records.values()} <= {"finished", "collapsed"}
+
+
+def test_processes_that_share_a_gpu_are_counted_too(tmp_path: Path) -> None:
+    found, worker = jobs("seed=0,1", lanes=1)
+    records = executed(found, replace(worker, sharing=3), Store(tmp_path))
+    assert [records[seed].exec["in_flight"] for seed in (0, 1)] == [3, 3]
+
+
 def test_a_run_that_lacks_memory_apart_too_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, worker = jobs("seed=0,1", lanes=2)
 
@@ -223,6 +279,8 @@ def test_slots_of_a_gpu_are_streams_where_steps_are_captured(
     config = replace(request_from_argv([]).exec, executor=executor, slots=slots)
     assert _slots_and_lanes(config, "cuda") == expected
     assert _slots_and_lanes(config, "cpu")[1] == 1
+    assert _sharing(expected[0], "cuda") == -(-expected[0] // devices)
+    assert _sharing(expected[0], "cpu") == 1
 
 
 def test_stepwise_keeps_the_name_and_the_documentation_of_its_function() -> None:
@@ -237,7 +295,7 @@ def test_stepwise_keeps_the_name_and_the_documentation_of_its_function() -> None
     assert stepwise.__name__ == "three"  # type: ignore[attr-defined]
 
 
-def test_a_run_that_is_locked_elsewhere_does_not_hold_up_the_others(
+def test_a_run_that_is_locked_elsewhere_is_waited_for_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, worker = jobs("seed=0,1,2", lanes=3)
@@ -264,3 +322,7 @@ def test_runs_of_a_study_that_compares_seconds_have_the_gpu_to_themselves() -> N
     other = make_plan(request_from_argv(["-m", "study=lr-range", *tier, "lr=0.1"]))
     assert all(Job(run.config, run.probes, run.timed).apart for run in plan.runs)
     assert not any(Job(run.config, run.probes, run.timed).apart for run in other.runs)
+    config = other.runs[0].config
+    assert Job(config, {"cost": {}}).apart
+    assert Job(replace(config, model=replace(config.model, name="a package's")), {}).apart
+    assert Job(replace(config, norm=replace(config.norm, kind="a package's")), {}).apart
