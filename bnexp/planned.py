@@ -118,7 +118,7 @@ def make_plan(request: Request) -> Plan:
     sweep = len(request.configs) > 1
     slots, lanes = _slots_and_lanes(request.exec, device.type) if sweep else (1, 1)
     threads = request.exec.threads or (1 if sweep else num_cores())
-    worker = Worker(request.exec, device, threads, hosts, lanes, _sharing(slots, device.type))
+    worker = Worker(request.exec, device, threads, hosts, lanes)
     return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
 
 
@@ -221,8 +221,8 @@ def _state(store: Store, name: str, probes: Probes) -> State:
     return "retry" if record is not None and record.status == "failed" else "todo"
 
 
-def _sharing(slots: int, device_type: str) -> int:
-    """Processes on one GPU, at the most."""
+def processes_on_a_gpu(slots: int, device_type: str) -> int:
+    """How many of so many processes are on one GPU, at the most; 1 on a CPU."""
     if device_type != "cuda":
         return 1
     import torch

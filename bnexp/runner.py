@@ -14,7 +14,7 @@ from bnexp.engine.serial import execute_serial
 from bnexp.errors import StoreError
 from bnexp.frozen import freeze_studies
 from bnexp.identity import run_id
-from bnexp.planned import Plan, PlannedRun, make_plan
+from bnexp.planned import Plan, PlannedRun, make_plan, processes_on_a_gpu
 from bnexp.progress import described, ending, print_opening, print_summary
 from bnexp.records import RunRecord
 from bnexp.request import Part, Request
@@ -87,9 +87,10 @@ def execute(plan: Plan, runs: Sequence[PlannedRun], *, executor: str) -> dict[st
         if executor in ("process", "stacked", "graph") or (len(runs) > 1 and executor != "serial"):
             slots = min(plan.slots, len(batches))
             lanes = min(plan.worker.lanes, -(-len(batches) // slots))
-            worker = replace(plan.worker, lanes=lanes, sharing=min(plan.worker.sharing, slots))
+            sharing = processes_on_a_gpu(slots, plan.worker.device.type)
+            worker = replace(plan.worker, lanes=lanes, sharing=sharing)
             execute_processes(batches, worker, plan.store, slots=slots, on_epoch=on_epoch, on_record=on_record)
         else:
-            worker = replace(plan.worker, lanes=1, sharing=1)
+            worker = replace(plan.worker, lanes=1)
             execute_serial([job for (job,) in batches], worker, plan.store, on_epoch=on_epoch, on_record=on_record)
     return records

@@ -89,7 +89,7 @@ class Worker:
     def data(self, config: DataConfig) -> DeviceData:
         if config not in self._on_device:
             # sweeps go through them in turn; those of what else is in flight stay
-            while len(self._on_device) >= (IN_FLIGHT if self.device.type == "cuda" else 1):
+            while len(self._on_device) >= (max(self.lanes, IN_FLIGHT) if self.device.type == "cuda" else 1):
                 del self._on_device[next(iter(self._on_device))]
             host = self.hosts.get(config) or load_host_data(config, self.exec.data_root)
             self._on_device[config] = to_device(host, self.device)
@@ -149,17 +149,19 @@ def _locked(name: str, worker: Worker, store: Store, locks: ExitStack) -> Steps[
     """Take a run's lock; False where another process has kept it for all of `LOCK_SECONDS`."""
     deadline = time.monotonic() + LOCK_SECONDS
     due = 0.0
-    while time.monotonic() < deadline:
-        if time.monotonic() >= due:
+    while True:
+        now = time.monotonic()
+        if now >= min(due, deadline):
             with ExitStack() as attempt:
                 if attempt.enter_context(store.lock(name, timeout_seconds=0.0)):
                     locks.enter_context(attempt.pop_all())
                     return True
-            due = time.monotonic() + LOCK_POLL_SECONDS
+            due = now + LOCK_POLL_SECONDS
+        if now >= deadline:
+            return False
         if worker.lanes == 1:
             time.sleep(LOCK_POLL_SECONDS)
         yield
-    return False
 
 
 @Stepwise
@@ -175,7 +177,8 @@ def execute_stack(
         on_epoch: called with the place in `jobs` of a run that has trained for an epoch.
 
     Returns:
-        As `execute_run`, of each job in its place.
+        As `execute_run`, of each job in its place. Where a stack lacks memory beside others, failed records of all its
+        runs that are nowhere on disk: it is to be tried again apart.
     """
     names = [run_id(job.config) for job in jobs]
     with ExitStack() as locks:
@@ -187,9 +190,8 @@ def execute_stack(
                     [jobs[index] for index in together], worker, store, lambda i: on_epoch(together[i])
                 )
         except Exception as error:  # each is then tried alone, where whatever it raises becomes its own record
-            if worker.lanes > 1 and isinstance(
-                error, torch.OutOfMemoryError
-            ):  # or, with less beside it, as a stack again
+            lacked_memory = isinstance(error, torch.OutOfMemoryError)
+            if lacked_memory and worker.lanes > 1:  # it is tried again side by side, with nothing else in flight
                 records = [failed_record(job.config, worker.exec, error=_last_line(error)) for job in jobs]
                 return [record if mine else None for record, mine in zip(records, held, strict=True)]
             print(f"bnexp: {len(jobs)} runs cannot be trained side by side ({_last_line(error)})", file=sys.stderr)

@@ -34,7 +34,7 @@ from bnexp.store import Store
 PARENT_POLL_SECONDS = 0.5
 TELL_SECONDS = 0.2  # least time between two messages about epochs
 ASK_SECONDS = 0.005  # least time between two looks for more to take on, where something is in flight
-GPU_LIBRARIES = ("OutOfMemoryError", "CUDA", "cuDNN", "CUDNN", "CUBLAS")
+GPU_LIBRARIES = ("OutOfMemoryError", "CUDA", "cuDNN", "CUDNN", "CUBLAS", "unable to find an engine")
 BROKEN_STATUS = 3
 
 
@@ -50,7 +50,7 @@ class _Batch:
     apart: bool
 
     def is_one_alone(self, worker: Worker) -> bool:
-        """Whether it is a single run with nothing in flight beside it: what goes wrong then is of its making."""
+        """Whether it is a single run with nothing in flight beside it in its process, which then dies of it."""
         return len(self.jobs) == 1 and (self.apart or worker.lanes == 1)
 
 
@@ -182,7 +182,10 @@ def _work(pipe: Connection, worker: Worker, store: Store, parent: int) -> None:
         nonlocal told_at
         epochs[number, place] += 1
         if time.monotonic() - told_at > TELL_SECONDS:
-            pipe.send(dict(epochs))
+            try:
+                pipe.send(dict(epochs))
+            except BrokenPipeError:  # the parent is gone, which is no failure of the run
+                os._exit(1)
             epochs.clear()
             told_at = time.monotonic()
 
@@ -263,7 +266,8 @@ def _listen(
                 slot.process.join()
     except (EOFError, ConnectionResetError):
         slot.process.join()
-    return slot.process.is_alive(), again
+        return False, again  # its end is behind all that it said
+    return True, again
 
 
 def _may_be_company(record: RunRecord | None) -> bool:

@@ -64,6 +64,7 @@ class StackedOptimizer:
         if self._optim.clip_norm is not None:
             self._clip(gradients, self._optim.clip_norm)
         spread = {value.ndim: _spread(lr, value) for value in self._values}
+        corrections = self._bias_corrections()
         for index, gradient in enumerate(gradients):
             rate = spread[gradient.ndim]
             self._decay(index, gradient, rate)
@@ -72,7 +73,7 @@ class StackedOptimizer:
             elif self._optim.name == "rmsprop":
                 self._rmsprop(index, gradient, rate)
             else:
-                self._adam(index, gradient, rate)
+                self._adam(index, gradient, rate, corrections)
 
     def write_to(self, optimizer: torch.optim.Optimizer, index: int, *, steps: int) -> None:
         """Give a network's own optimizer, as `build_optimizer` makes it, the state of that network after its steps."""
@@ -122,16 +123,26 @@ class StackedOptimizer:
             gradient = gradient.add_(velocity, alpha=momentum) if self._optim.nesterov else velocity
         self._values[index].addcmul_(gradient, lr, value=-1)
 
-    def _adam(self, index: int, gradient: Tensor, lr: Tensor) -> None:
+    def _bias_corrections(self) -> tuple[float | Tensor, float | Tensor]:
+        """Of Adam's mean and of its scale, after the steps so far."""
+        beta1, beta2 = self._optim.beta1, self._optim.beta2
+        if beta1 is None or beta2 is None:
+            return 1.0, 1.0
+        mean, square = 1 - beta1**self._count, 1 - beta2**self._count
+        return mean, square.sqrt() if isinstance(square, Tensor) else math.sqrt(square)
+
+    def _adam(
+        self, index: int, gradient: Tensor, lr: Tensor, corrections: tuple[float | Tensor, float | Tensor]
+    ) -> None:
         beta1, beta2, eps = self._optim.beta1, self._optim.beta2, self._optim.eps
         assert beta1 is not None
         assert beta2 is not None
         assert eps is not None
         mean = self._state["exp_avg"][index].lerp_(gradient, 1 - beta1)
         square = self._state["exp_avg_sq"][index].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        bias1, bias2 = 1 - beta1**self._count, 1 - beta2**self._count
-        scale = square.sqrt().div_(bias2.sqrt() if isinstance(bias2, Tensor) else math.sqrt(bias2)).add_(eps)
-        self._values[index].addcmul_(mean / scale, lr / bias1, value=-1)
+        of_mean, of_scale = corrections
+        scale = square.sqrt().div_(of_scale).add_(eps)
+        self._values[index].addcmul_(mean / scale, lr / of_mean, value=-1)
 
     def _rmsprop(self, index: int, gradient: Tensor, lr: Tensor) -> None:
         alpha, eps = self._optim.alpha, self._optim.eps

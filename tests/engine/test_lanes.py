@@ -23,7 +23,7 @@ from bnexp.engine.loop import Outcome, train_run
 from bnexp.engine.process import execute_processes
 from bnexp.engine.stacked import train_stack
 from bnexp.identity import run_id
-from bnexp.planned import _sharing, _slots_and_lanes, make_plan
+from bnexp.planned import _slots_and_lanes, make_plan, processes_on_a_gpu
 from bnexp.records import RunRecord
 from bnexp.store import Store
 
@@ -194,26 +194,43 @@ def test_what_was_in_flight_at_a_failure_is_tried_apart(
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("stacked", [False, True])
 def test_a_process_that_lost_its_gpu_costs_the_run_that_did_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, stacked: bool
 ) -> None:
     found, worker = jobs("seed=0,1,2,3,4", lanes=lanes)
-    real = train_run.in_steps
+    broken: list[int] = []  # of each process its own
 
-    def breaking(config: RunConfig, *args: Any, **options: Any) -> Any:
-        if config.seed == 1:
-            yield
-            raise RuntimeError("an illegal access was encountered")
-        return (yield from real(config, *args, **options))
+    def breaking(real: Callable[..., Any]) -> Callable[..., Any]:
+        def training(configs: Any, *args: Any, **options: Any) -> Any:
+            seeds = [configs.seed] if isinstance(configs, RunConfig) else [config.seed for config in configs]
+            steps = real(configs, *args, **options)
+            while True:
+                if broken:
+                    raise RuntimeError("an illegal access was encountered")
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return end.value
+                yield
+                if 1 in seeds and not broken:
+                    broken.append(1)
+                    for _ in range(3):  # whoever launches next is told
+                        yield
+                    raise RuntimeError("an illegal access was encountered")
+
+        return training
 
     def slowly(worker: Worker) -> bool:
         time.sleep(0.2)  # long enough for the parent to hand out the next run
-        return True
+        return bool(broken)
 
-    monkeypatch.setattr(execute.train_run, "in_steps", breaking)
+    for function in (execute.train_run, execute.train_stack):
+        monkeypatch.setattr(function, "in_steps", breaking(function.in_steps))
     monkeypatch.setattr(process, "_is_broken", slowly)
     store = Store(tmp_path)
-    records = executed(found, worker, store)
+    batches = [tuple(found[:3]), (found[3],), (found[4],)] if stacked else [(job,) for job in found]
+    records = executed(found, worker, store, batches=batches)
     assert {seed for seed, record in records.items() if record.status == "failed"} == {1}
     assert len(records) == 5
     assert "illegal access" in (records[1].error or "")
@@ -259,28 +276,34 @@ def test_a_run_that_lacks_memory_apart_too_has_failed(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("executor", "slots", "devices", "expected"),
+    ("executor", "slots", "devices", "expected", "sharing"),
     [
-        ("auto", None, 1, (1, IN_FLIGHT)),
-        ("graph", None, 2, (2, IN_FLIGHT)),
-        ("graph", 6, 1, (1, 6)),
-        ("auto", 1, 2, (1, 1)),
-        ("auto", 3, 2, (2, 1)),
-        ("process", None, 2, (2, 1)),
-        ("process", 6, 1, (6, 1)),
-        ("stacked", 2, 1, (2, 1)),
-        ("serial", 4, 1, (1, 1)),
+        ("auto", None, 1, (1, IN_FLIGHT), 1),
+        ("graph", None, 2, (2, IN_FLIGHT), 1),
+        ("graph", 6, 1, (1, 6), 1),
+        ("auto", 1, 2, (1, 1), 1),
+        ("auto", 3, 2, (2, 1), 1),
+        ("process", None, 2, (2, 1), 1),
+        ("process", 5, 2, (5, 1), 3),
+        ("process", 6, 1, (6, 1), 6),
+        ("stacked", 2, 1, (2, 1), 2),
+        ("serial", 4, 1, (1, 1), 1),
     ],
 )
 def test_slots_of_a_gpu_are_streams_where_steps_are_captured(
-    monkeypatch: pytest.MonkeyPatch, executor: str, slots: int | None, devices: int, expected: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch,
+    executor: str,
+    slots: int | None,
+    devices: int,
+    expected: tuple[int, int],
+    sharing: int,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     config = replace(request_from_argv([]).exec, executor=executor, slots=slots)
     assert _slots_and_lanes(config, "cuda") == expected
     assert _slots_and_lanes(config, "cpu")[1] == 1
-    assert _sharing(expected[0], "cuda") == -(-expected[0] // devices)
-    assert _sharing(expected[0], "cpu") == 1
+    assert processes_on_a_gpu(expected[0], "cuda") == sharing
+    assert processes_on_a_gpu(expected[0], "cpu") == 1
 
 
 def test_stepwise_keeps_the_name_and_the_documentation_of_its_function() -> None:
@@ -314,6 +337,26 @@ def test_a_run_that_is_locked_elsewhere_is_waited_for_beside_the_others(
         )
     assert sorted(order[:2]) == [(1, True), (2, True)]
     assert order[2] == (0, False)
+
+
+def test_a_lock_that_is_freed_late_is_taken_at_the_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job, *_), worker = jobs("seed=0,1", lanes=2)
+    store = Store(tmp_path)
+    monkeypatch.setattr(execute, "LOCK_SECONDS", 0.2)
+    steps = execute_run.in_steps(job.config, worker, store)
+    with store.lock(run_id(job.config), timeout_seconds=0.0):
+        next(steps)
+        time.sleep(0.3)  # as where another lane reads its data: no attempt is made in the meantime
+    lanes: Lanes[RunRecord | None] = Lanes(CPU, 2)
+    lanes.begin(0, steps)
+    ended: list[tuple[int, RunRecord | None]] = []
+    while lanes:
+        ended += lanes.advance()
+    ((_, record),) = ended
+    assert record is not None
+    assert record.status in ("finished", "collapsed")
 
 
 def test_runs_of_a_study_that_compares_seconds_have_the_gpu_to_themselves() -> None:
