@@ -18,7 +18,7 @@ from bnexp.nn.layers import running_norms, stochastic_layers
 from bnexp.nn.statistics import measure_statistics
 from bnexp.seeding import seed_for
 
-CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps; each look waits for the device
+CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps, or told to have been
 
 Row = dict[str, Any]
 

@@ -208,17 +208,20 @@ def train_epoch(updates: RunUpdates, *, epoch: int) -> Steps[Row]:
     enter_epoch(updates.model, config, data, epoch)
     lrs = [config.lr * factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
     updates.begin(order.to(device), augmentation, lrs, first_step=first_step, epoch=epoch)
-    steps_done = 0
+    marks: list[tuple[int, Tensor, Tensor]] = []
     for k in range(steps_per_epoch):
         updates.update()
-        steps_done = k + 1
         yield
-        if steps_done % CHECK_STEPS == 0 and not math.isfinite(updates.loss_sum.item()):
-            break
-    loss_total = updates.loss_sum.item()  # waits for the device: the time below is that of the whole epoch
+        if (k + 1) % CHECK_STEPS == 0 or k + 1 == steps_per_epoch:
+            marks.append((k + 1, updates.loss_sum.clone(), updates.num_correct.clone()))
+            # captured steps do not wait for the device: a loss of theirs that is not finite is found behind the last
+            if not updates.captured and not math.isfinite(marks[-1][1].item()):
+                break
+    told = [(steps, loss_sum.item(), int(num_correct.item())) for steps, loss_sum, num_correct in marks]
+    steps_done, loss_sum, num_correct = next((mark for mark in told if not math.isfinite(mark[1])), told[-1])
     train_seconds = time.perf_counter() - started - (probing.seconds - probed)
     cpu_seconds = time.process_time() - probing.cpu_seconds - on_core
     return epoch_row(
-        epoch, first_step, steps_done, batch_size, loss_sum=loss_total, num_correct=int(updates.num_correct.item()),
+        epoch, first_step, steps_done, batch_size, loss_sum=loss_sum, num_correct=num_correct,
         lr=lrs[steps_done - 1], train_seconds=train_seconds, cpu_seconds=cpu_seconds,
     )  # fmt: skip

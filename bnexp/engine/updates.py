@@ -101,6 +101,7 @@ class RunUpdates:
 
     Attributes:
         loss_sum, num_correct: scalars on the device.
+        captured: whether they are to be captured.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RunUpdates:
         self.model, self.config, self.data, self.probing = model, config, data, probing
         device = data.train_x.device
         self.loss_sum, self.num_correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64).to(device)
-        captured = captured and captures(config, model, probing.wanted)
+        self.captured = captured = captured and captures(config, model, probing.wanted)
         rate, self._place = torch.zeros((), device=device), _Place()
         for group in optimizer.param_groups:
             if captured:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_runs import untimed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnexp.cli import main
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.data.augment import Augmentation
-from bnexp.engine import captured
+from bnexp.engine import captured, loop
 from bnexp.engine.build import DeviceData
 from bnexp.engine.captured import WARM_UP_CALLS, CapturedStep, tell_once, why_not_captured
 from bnexp.engine.loop import Checkpointing, initial_network, train_run
@@ -126,6 +128,18 @@ def test_a_captured_run_is_the_plain_one(data: DeviceData, stand_in: type[StandI
     if plain.weights is not None and replayed.weights is not None:
         for name, weight in plain.weights.items():
             torch.testing.assert_close(replayed.weights[name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_a_captured_run_that_diverges_ends_at_the_step_of_the_plain_one(
+    data: DeviceData, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECK_STEPS", 5)
+    config = replace(run_of("norm=none", "lr=1e8"), batch_size=8)
+    plain, replayed = train_run(config, data, CPU), train_run(config, data, CPU, captured=True)
+    assert (plain.status, replayed.status) == ("diverged", "diverged")
+    assert 5 <= plain.history[-1]["step"] < len(data.train_y) // config.batch_size
+    assert stand_in.replays > plain.history[-1]["step"]  # for nobody looked before the epoch was over
+    assert untimed(replayed.history) == untimed(plain.history)
 
 
 @pytest.mark.parametrize("optim", ["sgd", "rmsprop"])
