@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.choosing import Choice, choose_batches, why_alone
 from bnexp.engine.device import num_cores, resolve_device, resolve_precision
-from bnexp.engine.execute import CAPTURING, MEASURED_AFTERWARDS, Job, Worker
+from bnexp.engine.execute import MEASURED_AFTERWARDS
 from bnexp.engine.lanes import IN_FLIGHT
+from bnexp.engine.worker import CAPTURING, Job, Worker
 from bnexp.errors import ConfigError, RunError
 from bnexp.identity import run_id
 from bnexp.request import Part, Request
@@ -225,8 +228,6 @@ def processes_on_a_gpu(slots: int, device_type: str) -> int:
     """How many of so many processes are on one GPU, at the most; 1 on a CPU."""
     if device_type != "cuda":
         return 1
-    import torch
-
     return -(-slots // torch.cuda.device_count())
 
 
@@ -236,8 +237,6 @@ def _slots_and_lanes(config: ExecConfig, device_type: str) -> tuple[int, int]:
         return 1, 1
     if device_type != "cuda":
         return config.slots or num_cores(), 1
-    import torch
-
     num_devices = torch.cuda.device_count()
     if config.executor not in CAPTURING:
         return config.slots or num_devices, 1

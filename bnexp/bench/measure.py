@@ -159,9 +159,8 @@ def _ours(
     data = replace(data, val_x=data.val_x[:1], val_y=data.val_y[:1], test_x=data.test_x[:1], test_y=data.test_y[:1])
     per_epoch = len(data.train_y) // batches[0][0].batch_size * batches[0][0].batch_size
     per_run = [row["train_seconds"] for row in _trained(batches, data, device, epochs=2)[0] if row["epoch"] == 2]
-    last = 2 + max(
-        1, round(seconds / sum(per_run))
-    )  # the others' final evaluation is in it, as their start in the first
+    # of several in flight, the others' start is in the first epoch, and their final evaluation in the last
+    last = 2 + max(1, round(seconds / sum(per_run)))
     steady = [
         [float(row["train_seconds"]) for row in rows if 1 < row["epoch"] < last]
         for rows in _trained(batches, data, device, epochs=last)

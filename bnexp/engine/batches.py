@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Job
 from bnexp.engine.stacked import stack_key
+from bnexp.engine.worker import Job
 
 MOST_RUNS = 32
 # values in the largest activation of a stack: beyond, it no longer fits a CPU's caches and runs alone are as fast; a

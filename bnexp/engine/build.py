@@ -86,6 +86,11 @@ def load_host_data(config: DataConfig, root: Path | None) -> HostData:
     return HostData(images, split, mean, std)
 
 
+def is_of_a_package(config: RunConfig) -> bool:
+    """Whether the model or the norm is a user's own, of which it is not known what it does in a step."""
+    return config.model.name not in MODELS or config.norm.kind not in NORMS
+
+
 def to_device(host: HostData, device: torch.device) -> DeviceData:
     """Put the splits on the device, once a worker."""
     images, split = host.images, host.split

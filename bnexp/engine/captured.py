@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bnexp.config import RunConfig
-from bnexp.nn import MODELS, NORMS
+from bnexp.engine.build import is_of_a_package
 from bnexp.nn.layers import stochastic_layers
 from bnexp.probes import STEP_PROBES
 
@@ -116,7 +116,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def why_not_captured(config: RunConfig, model: nn.Module, probes: Mapping[str, Any]) -> str | None:
     """Why the steps of a run, or of a stack of such runs, are not all alike to the device; None where they are."""
-    if config.model.name not in MODELS or config.norm.kind not in NORMS:
+    if is_of_a_package(config):
         return "what a user's package does in a step is not known"
     if config.norm.option("freeze_at") is not None:
         return "norm.freeze_at: layers change their mode"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from bnexp.config import RunConfig
 from bnexp.engine.batches import Batch, batched
 from bnexp.engine.estimate import Estimator
-from bnexp.engine.execute import Job, Worker
 from bnexp.engine.process import call_in_processes
 from bnexp.engine.stacked import stack_key, why_not_stacked
+from bnexp.engine.worker import Job, Worker
 
 FEW_STEPS = 2000  # of all runs of a shape: they are over before a timing has paid
 LEAST_GAIN = 1.1

@@ -11,9 +11,9 @@ from bnexp.config import RunConfig
 from bnexp.engine.build import DeviceData, build_network
 from bnexp.engine.captured import WARM_UP_CALLS
 from bnexp.engine.evaluation import EVAL_BATCH
-from bnexp.engine.execute import Job, Worker
 from bnexp.engine.loop import measure_trained, train_run
 from bnexp.engine.stacked import stack_key, train_stack
+from bnexp.engine.worker import Job, Worker
 from bnexp.errors import RunError
 from bnexp.nn.layers import running_norms
 from bnexp.probes import STEP_PROBES

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Job, Worker, execute_run, execute_stack, failed_record, write_failure
+from bnexp.engine.execute import execute_run, execute_stack, failed_record, write_failure
 from bnexp.engine.lanes import Lanes, Steps
+from bnexp.engine.worker import Job, Worker
 from bnexp.identity import run_id
 from bnexp.records import RunRecord
 from bnexp.store import Store

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bnexp.config import RunConfig
-from bnexp.engine.execute import Job, Worker, execute_run
+from bnexp.engine.execute import execute_run
+from bnexp.engine.worker import Job, Worker
 from bnexp.records import RunRecord
 from bnexp.store import Store
 

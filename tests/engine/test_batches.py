@@ -14,7 +14,8 @@ from bnexp.cli import main
 from bnexp.compose import request_from_argv
 from bnexp.engine import execute, process
 from bnexp.engine.batches import batched, stack_width
-from bnexp.engine.execute import Job, Worker, execute_run, execute_stack
+from bnexp.engine.execute import execute_run, execute_stack
+from bnexp.engine.worker import Job, Worker
 from bnexp.identity import run_id
 from bnexp.planned import make_plan
 from bnexp.records import RunRecord

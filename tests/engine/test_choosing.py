@@ -12,7 +12,7 @@ from bnexp.compose import request_from_argv
 from bnexp.engine import choosing
 from bnexp.engine.choosing import Choice
 from bnexp.engine.estimate import Estimator
-from bnexp.engine.execute import Job
+from bnexp.engine.worker import Job
 from bnexp.planned import make_plan
 from bnexp.store import Store
 

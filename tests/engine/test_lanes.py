@@ -17,11 +17,12 @@ from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
 from bnexp.engine import execute, process
 from bnexp.engine.build import DeviceData
-from bnexp.engine.execute import Job, Worker, execute_run
+from bnexp.engine.execute import execute_run
 from bnexp.engine.lanes import IN_FLIGHT, Lanes, Steps, Stepwise
 from bnexp.engine.loop import Outcome, train_run
 from bnexp.engine.process import execute_processes
 from bnexp.engine.stacked import train_stack
+from bnexp.engine.worker import Job, Worker
 from bnexp.identity import run_id
 from bnexp.planned import _slots_and_lanes, make_plan, processes_on_a_gpu
 from bnexp.records import RunRecord

@@ -20,8 +20,9 @@ from bnexp.config import RunConfig
 from bnexp.engine import loop
 from bnexp.engine.build import DeviceData
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
-from bnexp.engine.execute import Worker, execute_run
+from bnexp.engine.execute import execute_run
 from bnexp.engine.loop import Checkpointing, measure_trained, train_run
+from bnexp.engine.worker import Worker
 from bnexp.errors import StoreError
 from bnexp.options import PROBE_OPTIONS
 from bnexp.planned import make_plan, resolve_runs

@@ -1,0 +1,85 @@
+"""What a process trains (jobs), and what it trains them with (a worker)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from bnexp.config import DataConfig, ExecConfig, RunConfig
+from bnexp.engine.build import DeviceData, HostData, is_of_a_package, load_host_data, to_device
+from bnexp.engine.device import settle_process
+from bnexp.engine.lanes import IN_FLIGHT
+
+# the executors that capture steps on CUDA, and have several runs in flight in a process
+CAPTURING = ("auto", "graph")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and what to measure of it: probe -> its options.
+
+    Attributes:
+        timed: its seconds will be compared.
+    """
+
+    config: RunConfig
+    probes: Mapping[str, Mapping[str, Any]]
+    timed: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether nothing may be in flight beside it: it is timed, or may draw from torch's own generator."""
+        return self.timed or "cost" in self.probes or is_of_a_package(self.config)
+
+
+@dataclass
+class Worker:
+    """What executes runs in one process, and keeps their data on the device between them.
+
+    Attributes:
+        exec: its probes are what is measured of a run.
+        hosts: data sets that the parent has read already.
+        lanes: runs, or stacks of them, that it has in flight at once.
+        sharing: processes on its GPU.
+    """
+
+    exec: ExecConfig
+    device: torch.device
+    threads: int
+    hosts: dict[DataConfig, HostData]
+    lanes: int = 1
+    sharing: int = 1
+    _on_device: dict[DataConfig, DeviceData] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Settle what belongs to the whole process."""
+        settle_process(self.threads, self.device)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps are captured and replayed, where they can be."""
+        return self.device.type == "cuda" and self.exec.executor in CAPTURING
+
+    def data(self, config: DataConfig) -> DeviceData:
+        if config not in self._on_device:
+            # sweeps go through them in turn; those of what else is in flight stay
+            while len(self._on_device) >= (max(self.lanes, IN_FLIGHT) if self.device.type == "cuda" else 1):
+                del self._on_device[next(iter(self._on_device))]
+            host = self.hosts.get(config) or load_host_data(config, self.exec.data_root)
+            self._on_device[config] = to_device(host, self.device)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # other streams will read it
+        return self._on_device[config]
+
+    def of_slot(self, index: int) -> Worker:
+        """The same worker as one process of several, on the GPU whose turn it is."""
+        if self.device.type != "cuda":
+            return self
+        return replace(self, device=torch.device("cuda", index % torch.cuda.device_count()))
+
+    def measuring(self, probes: Mapping[str, Mapping[str, Any]]) -> Worker:
+        """The same worker, with the same data, for a run of which these probes are wanted."""
+        return replace(self, exec=replace(self.exec, probes=probes))
