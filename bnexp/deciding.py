@@ -81,10 +81,10 @@ def _judge(plan: Plan, started: _Started) -> Rounds:
 
 
 def _next_runs(plan: Plan, started: _Started, rounds: Rounds) -> set[str]:
-    """The ids of the runs that the next look takes in: those of the tuning seeds, and of the first reported ones."""
+    """The ids of the runs that the next look takes in: those of the first seeds."""
     study = _study(started.planned)
     num_seeds = started.looks[rounds.number].num_pairs
-    seeds = {*study.spec.choose.seeds, *study.spec.seeds(study.tier)[:num_seeds]}
+    seeds = set(study.spec.seeds(study.tier)[:num_seeds])
     own = set(started.planned.run_ids)
     return {run.run_id for run in plan.runs if run.run_id in own and run.config.seed in seeds}
 

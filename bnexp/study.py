@@ -24,15 +24,10 @@ __all__ = ["TIERS", "Choice", "Comparison", "Direction", "StudySpec", "Tier", "d
 
 @dataclass(frozen=True)
 class Choice:
-    """Each arm picks its own best value of `factor`, by the mean of a validation metric over the tuning seeds.
-
-    Attributes:
-        seeds: tuning seeds; they choose and are never reported.
-    """
+    """Each arm picks its own best value of `factor`, by the mean of a validation metric over all of its seeds."""
 
     factor: str
     metric: str
-    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,7 @@ class Tier:
     Attributes:
         fixed: overrides that all runs share, probes among them.
         axes: what is swept.
+        widen: learning rates to add to the ladder, outward from both of its ends, while an arm's best rate is at one.
         margin: the smallest difference in accuracy that matters on these data, a fraction.
         target: the accuracy that an epochs_to_target and its like have to reach, or at least to be matched at.
     """
@@ -50,6 +46,7 @@ class Tier:
     axes: dict[str, tuple[Any, ...]]
     margin: float | None = None
     target: float | None = None
+    widen: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,8 @@ class StudySpec:
         return len(self.arms) * math.prod(map(len, self.tiers[tier].axes.values()))
 
     def seeds(self, tier: str) -> tuple[int, ...]:
-        """The seeds that are reported: all but those that choose."""
-        return tuple(seed for seed in self.tiers[tier].axes["seed"] if seed not in self.choose.seeds)
+        """The seeds of a tier, each of which chooses learning rates and is reported."""
+        return tuple(self.tiers[tier].axes["seed"])
 
     def rates(self, tier: str) -> tuple[float, ...]:
         """The learning rates that every arm is tried at; empty where the tier has no such axis."""
@@ -165,7 +162,7 @@ def study_from_dict(raw: Mapping[str, Any]) -> StudySpec:
     tiers = _tiers(raw["tiers"])
     arms = _arms(raw["arms"], tiers)
     strata = _strata(raw["strata"], tiers)
-    _check_seeds(choose.seeds, tiers)
+    _check_seeds(tiers)
     spec = StudySpec(
         **{key: raw[key] for key in ("name", "number", "question", "claim", "known", "metric")},
         sources=_texts("sources", raw["sources"]),
@@ -182,16 +179,15 @@ def study_from_dict(raw: Mapping[str, Any]) -> StudySpec:
 
 
 def _choice(raw: Any) -> Choice:
-    _require_keys("study.choose", raw, {"factor", "metric", "seeds"})
+    # studies that were frozen before every seed chose and was reported name tuning seeds: they are seeds like others
+    _require_keys("study.choose", raw, {"factor", "metric"}, optional={"seeds"})
     if raw["factor"] != "lr":
         raise ConfigError("study.choose.factor", got=raw["factor"], hint="only lr is chosen")
     if raw["metric"] not in list(METRICS):
         raise ConfigError("study.choose.metric", got=raw["metric"], choices=sorted(METRICS))
     if METRICS[raw["metric"]].split == "test":
         raise ConfigError("study.choose.metric", got=raw["metric"], hint="choosing never looks at test")
-    if not _are_seeds(raw["seeds"]):
-        raise ConfigError("study.choose.seeds", got=raw["seeds"], hint="expected a list of seeds")
-    return Choice(raw["factor"], raw["metric"], tuple(raw["seeds"]))
+    return Choice(raw["factor"], raw["metric"])
 
 
 def _texts(key: str, raw: Any) -> dict[str, str]:
@@ -234,16 +230,12 @@ def _are_seeds(raw: Any) -> bool:
     return listed and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in raw)
 
 
-def _check_seeds(tuning: Sequence[int], tiers: Mapping[str, Tier]) -> None:
-    """Seeds that choose have to be run, and enough have to be left to report."""
+def _check_seeds(tiers: Mapping[str, Tier]) -> None:
+    """Enough seeds to decide anything."""
     for name, tier in tiers.items():
-        seeds = set(tier.axes["seed"])
-        if not set(tuning) < seeds or (not tuning and len(tier.axes.get("lr", ())) > 1):
-            hint = f"expected some but not all of the seeds of tier {name}"
-            raise ConfigError("study.choose.seeds", got=list(tuning), hint=hint)
-        if len(seeds - set(tuning)) < MIN_SEEDS:
-            hint = f"{MIN_SEEDS} seeds at least must be left to report besides those that choose"
-            raise ConfigError(f"study.tiers.{name}.axes.seed", got=sorted(seeds), hint=hint)
+        if len(tier.axes["seed"]) < MIN_SEEDS:
+            hint = f"a verdict needs {MIN_SEEDS} seeds at least"
+            raise ConfigError(f"study.tiers.{name}.axes.seed", got=list(tier.axes["seed"]), hint=hint)
 
 
 def _comparisons(raw: Any, arms: Mapping[str, Any], metric: str, strata: Sequence[str]) -> tuple[Comparison, ...]:
@@ -321,7 +313,7 @@ def _tier(name: str, raw: Any) -> Tier:
     if name not in TIERS:
         raise ConfigError("study.tiers", got=name, choices=TIERS)
     prefix = f"study.tiers.{name}"
-    _require_keys(prefix, raw, {"fixed", "axes"}, optional={"margin", "target"})
+    _require_keys(prefix, raw, {"fixed", "axes"}, optional={"margin", "target", "widen"})
     axes: dict[str, tuple[Any, ...]] = {}
     for key in ("fixed", "axes"):
         if not isinstance(raw[key], Mapping):
@@ -338,7 +330,23 @@ def _tier(name: str, raw: Any) -> Tier:
         value = raw.get(key)
         if value is not None and (not isinstance(value, int | float) or not 0 < value < 1):
             raise ConfigError(f"{prefix}.{key}", got=value, hint="expected a fraction between 0 and 1")
-    return Tier(fixed=dict(raw["fixed"]), axes=axes, margin=raw.get("margin"), target=raw.get("target"))
+    widen = _widening(prefix, raw.get("widen", ()), axes.get("lr", ()))
+    return Tier(fixed=dict(raw["fixed"]), axes=axes, margin=raw.get("margin"), target=raw.get("target"), widen=widen)
+
+
+def _widening(prefix: str, raw: Any, ladder: Sequence[Any]) -> tuple[float, ...]:
+    """The rates that a ladder may be widened by, ascending; each lies beyond an end of it."""
+    listed = isinstance(raw, Sequence) and not isinstance(raw, str)
+    rates = list(raw) if listed else []
+    if not listed or any(isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf for lr in rates):
+        raise ConfigError(f"{prefix}.widen", got=raw, hint="expected a list of learning rates, all above 0")
+    if rates and len(ladder) < 2:
+        raise ConfigError(f"{prefix}.widen", got=raw, hint="there is no ladder of learning rates to widen: axes.lr")
+    for lr in rates:
+        if min(ladder) <= lr <= max(ladder) or rates.count(lr) > 1:
+            hint = f"each of these lies beyond the ladder of {min(ladder):g} to {max(ladder):g}, and is given once"
+            raise ConfigError(f"{prefix}.widen", got=lr, hint=hint)
+    return tuple(sorted(float(lr) for lr in rates))
 
 
 def _require_keys(prefix: str, raw: Any, keys: set[str], *, optional: Collection[str] = ()) -> None:

@@ -147,7 +147,7 @@ def _tier_row(spec: StudySpec, name: str, tier: Tier) -> str:
         f"{spec.num_runs(name):,}",
         str(spec.num_verdicts(name)),
         _values(spec.rates(name)),
-        f"{len(spec.seeds(name))}, {len(spec.choose.seeds)} more to tune",
+        str(len(spec.seeds(name))),
         _settings(fixed),
         "; ".join(f"`{key}`: {values}" for key, values in swept.items()) or "nothing else",
     ]

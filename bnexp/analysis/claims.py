@@ -82,13 +82,12 @@ class Declared:
     """What a study declares to run in each arm and stratum; what lacks of it makes a comparison untested.
 
     Attributes:
-        seeds: those that are reported.
-        tuning_seeds, rates: every rate is tried at every tuning seed; no rates: nothing is chosen.
+        seeds: each of which is run at every rate.
+        rates: of the ladder; none: nothing is chosen.
         axes: whatever else is swept -> its values.
     """
 
     seeds: tuple[int, ...]
-    tuning_seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
     axes: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
@@ -99,7 +98,7 @@ class Declared:
 
 def declared_of(study: StudySpec, tier: str) -> Declared:
     axes = {key: values for key, values in study.tiers[tier].axes.items() if key not in ("lr", "seed")}
-    return Declared(study.seeds(tier), study.choose.seeds, study.rates(tier), axes)
+    return Declared(study.seeds(tier), study.rates(tier), axes)
 
 
 def load_study(
@@ -316,7 +315,7 @@ def _untuned(selection: Selection, name: str, stratum: str, declared: Declared |
     cell = selection.cell(selection.runs, name, stratum)
     tried = {(float(lr), int(seed)) for lr, seed in zip(cell["lr"], cell["seed"], strict=True)}
     # of no arm must a rate be missing: others may lack it too, and the runs alone would not show it
-    return not {(lr, seed) for lr in declared.rates for seed in declared.tuning_seeds} <= tried
+    return not {(lr, seed) for lr in declared.rates for seed in declared.seeds} <= tried
 
 
 def _absent(

@@ -54,7 +54,7 @@ def count_runs(
     each = len(run_ids) // len(tier.axes["seed"])  # the grid has every seed everywhere
     records = (store.record(run_id) for run_id in run_ids)
     there = Counter(record.config["seed"] for record in records if record is not None and _has_ended(record, tier))
-    taken_in = [{*declared.tuning_seeds, *declared.seeds[: look.num_pairs]} for look in looks]
+    taken_in = [set(declared.seeds[: look.num_pairs]) for look in looks]
     return [LookRuns(sum(there[seed] for seed in seeds), each * len(seeds)) for seeds in taken_in]
 
 

@@ -333,7 +333,7 @@ class _LrChoice:
 def _choose_lr(runs: pd.DataFrame, study: StudySpec | None) -> _LrChoice:
     """Each arm's own best learning rate; ties go to the smaller one."""
     seeds = sorted(int(seed) for seed in runs["seed"].unique())
-    declared = [seed for seed in (study.choose.seeds if study else ()) if seed in seeds]
+    declared: list[int] = []
     shared = not declared or set(declared) == set(seeds)
     tuning = seeds if shared else declared
     # a run without this metric, having diverged, must lose the vote and not be left out of it
