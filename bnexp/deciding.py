@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnexp.analysis.claims import declared_of, load_study
 from bnexp.analysis.rounds import Rounds, count_runs, judge_rounds
-from bnexp.analysis.sequential import DECIDED, Look, looks_of
+from bnexp.analysis.sequential import FINAL, Look, looks_of
 from bnexp.planned import Plan, PlannedPart, PlannedRun
 from bnexp.records import RunRecord
 from bnexp.request import StudyRequest
@@ -90,7 +90,7 @@ def _next_runs(plan: Plan, started: _Started, rounds: Rounds) -> set[str]:
 
 
 def _told(started: _Started, rounds: Rounds) -> str:
-    decided = sum(claim.verdict.outcome in DECIDED for claim in rounds.claims)
+    decided = sum(claim.verdict.outcome in FINAL for claim in rounds.claims)
     look = started.looks[rounds.number - 1]
     where = (
         f"{started.key}: look {look.number} of {len(started.looks)}, {look.num_pairs} seeds: "

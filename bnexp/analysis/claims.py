@@ -17,7 +17,9 @@ from bnexp.analysis.gates import Key, bare_arms, gate_of, init_of, init_readings
 from bnexp.analysis.measures import with_measures
 from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
-from bnexp.analysis.shapes import View, contrast_of
+from bnexp.analysis.shapes import View
+from bnexp.analysis.test_images import images_of
+from bnexp.analysis.tuned import contrast_at_rate, contrast_with_choice
 from bnexp.analysis.verdicts import Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
@@ -48,6 +50,7 @@ class ClaimVerdict:
             those that make a strawman of an arm without a norm.
         values: the per-seed numbers behind the verdict: logarithms where a factor is judged.
         failed: seeds with a failed or censored run behind their number.
+        contrast: all that the verdict was made of; None where nothing has run.
         exploratory: the study was changed, so this is no verdict on its claim.
         look: the number of the look at the data that it comes from; None where there was but one.
         other_inits: what the readings of the kind init are in full, each itself read otherwise.
@@ -60,6 +63,7 @@ class ClaimVerdict:
     readings: dict[Reading, Verdict] = field(default_factory=dict)
     values: Mapping[int, float] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
+    contrast: Contrast | None = None
     exploratory: bool = False
     look: int | None = None
     other_inits: tuple[ClaimVerdict, ...] = ()
@@ -117,7 +121,7 @@ def load_study(
     if any("statistics" in tier.fixed.get("probes", ()) for tier in study.tiers.values()):
         wanted |= {(f"accuracy_{statistics}", None): None for statistics in STATISTICS}
     frame = replace(frame, runs=with_measures(frame.runs, store, list(wanted)))
-    return frame, select(frame.runs, study, arms)
+    return frame, replace(select(frame.runs, study, arms), images=images_of(frame.runs, store))
 
 
 def judge_study(
@@ -171,6 +175,7 @@ def judge_comparisons(
             {reading: verdict for kind in readings for reading, verdict in kind[i].items()},
             contrasts[i].values,
             contrasts[i].failed,
+            contrasts[i],
             exploratory=declared is None,
         )
         for i, key in enumerate(keys)
@@ -279,11 +284,11 @@ def _judge_families(
 
 def view_of(selection: Selection, declared: Declared | None) -> View:
     """Each arm at its own best learning rate."""
-    ladder = selection.reported_seeds(selection.runs)
+    overlap = 1.0 if selection.images is None else selection.images.overlap
     if declared is None:
-        return View(selection, selection.reporting(), ladder, None, {}, ())
+        return View(selection, selection.reporting(), selection.runs, None, {}, (), overlap)
     levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
-    return View(selection, selection.reporting(), ladder, declared.seeds, levels, declared.rates)
+    return View(selection, selection.reporting(), selection.runs, declared.seeds, levels, declared.rates, overlap)
 
 
 def rule_of(comparison: Comparison, alpha: float = ALPHA) -> Rule:
@@ -295,12 +300,12 @@ def rule_of(comparison: Comparison, alpha: float = ALPHA) -> Rule:
 
 def _checked(view: View, comparison: Comparison, group: str, declared: Declared | None) -> Contrast:
     """The numbers at own best rates; missing where a rate was not chosen as declared."""
-    contrast = contrast_of(view, comparison, group)
+    contrast = contrast_with_choice(view, comparison, group)
     if comparison.over == "lr" or comparison.shape == "search":
         return contrast
     # a rate that was not chosen as declared is a search that was not the same for both arms
     untuned = tuple(
-        f"{name}: tuning runs are missing"
+        f"{name}: not every rate has been run with every seed"
         for name in comparison.arms
         if any(_untuned(view.selection, name, s, declared) for s in view.strata(comparison, group).values())
     )
@@ -309,7 +314,7 @@ def _checked(view: View, comparison: Comparison, group: str, declared: Declared 
 
 def _untuned(selection: Selection, name: str, stratum: str, declared: Declared | None) -> bool:
     if declared is None:
-        return (name, stratum) in (*selection.untuned, *selection.gaps)
+        return (name, stratum) in selection.gaps
     if len(declared.rates) < 2:
         return False
     cell = selection.cell(selection.runs, name, stratum)
@@ -348,10 +353,7 @@ def _at_same_rates(view: View, comparison: Comparison, group: str) -> dict[Readi
     if len(rates) < 2:
         return {}
     return {
-        Reading("learning rate", lr): contrast_of(
-            replace(view, runs=view.ladder[view.ladder["lr"] == lr]), comparison, group
-        )
-        for lr in rates
+        Reading("learning rate", lr): contrast_at_rate(view, comparison, group, lr) for lr in rates
     }
 
 
@@ -363,7 +365,7 @@ def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Re
     here = _here(view.runs, view, comparison, group)
     measures = {statistics: f"accuracy_{statistics}" for statistics in STATISTICS}
     return {
-        Reading("statistics", statistics): contrast_of(view, replace(comparison, measure=measure), group)
+        Reading("statistics", statistics): contrast_with_choice(view, replace(comparison, measure=measure), group)
         for statistics, measure in measures.items()
         if measure in here and here[measure].notna().any()
     }

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bnexp.analysis.rule import Ends, ends_of_readings
 from bnexp.analysis.significance import Array, mcnemar_p
+from bnexp.analysis.spread import Crossed
 from bnexp.analysis.stats import pairing_gain
 from bnexp.errors import StoreError
 
@@ -64,6 +66,25 @@ class Failures:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How learning rates were chosen; a cell is an arm in a stratum.
+
+    Attributes:
+        chosen: cell -> its rate.
+        plausible: cell -> the rates that validation cannot tell from the chosen one.
+        same: the share of resamples of the seeds in which every cell chooses the rate that it chose.
+        lower_at, upper_at: cell -> its rate where the lower and the upper end are farthest; empty where every
+            combination of plausible rates was read.
+    """
+
+    chosen: Mapping[tuple[str, str], float]
+    plausible: Mapping[tuple[str, str], tuple[float, ...]]
+    same: float
+    lower_at: Mapping[tuple[str, str], float]
+    upper_at: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
 class Contrast:
     """One number per seed.
 
@@ -77,6 +98,12 @@ class Contrast:
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         undeclared: seeds that an arm has and the declaration has not; they are left out.
         hopeless: every run behind every number failed, so that their being alike says nothing.
+        ends: what an interval has to hold in, where that is more than these numbers and their bounds: the learning rates
+            that could have been chosen, the test images.
+        left_out: the ends without each of the seeds in turn.
+        crossed: the variance of the mean over seeds and test images; None where images are no part of it.
+        overlap: what the standard error is multiplied by, for splits that share their images.
+        choice: where learning rates were chosen.
     """
 
     values: Mapping[int, float]
@@ -88,6 +115,19 @@ class Contrast:
     gain: float = math.nan
     undeclared: tuple[int, ...] = ()
     hopeless: bool = False
+    ends: Ends | None = None
+    left_out: tuple[Ends, ...] = ()
+    crossed: Crossed | None = None
+    overlap: float = 1.0
+    choice: Choice | None = None
+
+    def all_ends(self) -> Ends:
+        """The ends; of these numbers and their bounds alone where nothing else was given. Two seeds at least."""
+        if self.ends is not None:
+            return self.ends
+        seeds = list(self.values)
+        readings = np.array([[[reading[seed] for seed in seeds] for reading in (self.values, *self.bounds)]])
+        return ends_of_readings(readings[:, 0], readings, failed=bool(self.failed))
 
 
 def arm_of(name: str, runs: Iterable[tuple[int, float, bool]]) -> Arm:
@@ -166,9 +206,14 @@ def slope(levels: Mapping[float, Contrast]) -> Contrast:
     if len(levels) < 2 or min(levels) <= 0:
         raise ValueError("a slope over a logarithm needs two levels at least, all above 0")
     ordered = dict(sorted(levels.items()))
-    x = np.log2(np.array(list(ordered)))
-    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    weights = np.array(slope_weights(list(ordered)))
     return _combine({f"{level:g}": contrast for level, contrast in ordered.items()}, lambda row: float(weights @ row))
+
+
+def slope_weights(levels: Sequence[float]) -> list[float]:
+    """What the value at each level, above 0, counts for in the least-squares slope per doubling."""
+    x = np.log2(np.array(levels))
+    return [float(weight) for weight in (x - x.mean()) / ((x - x.mean()) ** 2).sum()]
 
 
 def epochs_ratio(

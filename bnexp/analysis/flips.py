@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bnexp.analysis.claims import ClaimVerdict, Reading
-from bnexp.analysis.verdicts import Outcome
+from bnexp.analysis.verdicts import DECIDED, UNJUDGED, Outcome
 
 Answer = Literal["survives", "flips", "open"]
-DECIDED: tuple[Outcome, ...] = ("supported", "contradicted", "negligible")
-UNJUDGED: tuple[Outcome, ...] = ("untested", "invalid")
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,16 @@ class Survival:
 def answer_of(own: Outcome, other: Outcome) -> Answer:
     """What a reading's outcome says of the verdict at own best rates.
 
-    A reading flips it where it decides and decides otherwise, be the verdict decided or not. One that does not decide
-    leaves it open, and so does every reading of what was not judged.
+    A reading flips it where it says something else, be the verdict decided or not. One that says nothing, or shows the
+    same direction alone where the verdict has a size, leaves it open, and so does every reading of what was not judged.
     """
-    if own in UNJUDGED or other not in DECIDED:
+    if own in UNJUDGED or other in (*UNJUDGED, "inconclusive"):
         return "open"
-    return "survives" if own == other else "flips"
+    if own == other:
+        return "survives"
+    if own.partition(",")[0] == other.partition(",")[0]:
+        return "survives" if other in DECIDED else "open"
+    return "flips"
 
 
 def answers(claim: ClaimVerdict) -> dict[Reading, Answer]:

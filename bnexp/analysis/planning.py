@@ -34,7 +34,7 @@ class Power:
     Attributes:
         num_pilot, sd: pairs that are there, and the spread to plan with, which is no smaller with 80 % assurance.
         num_pairs: as declared.
-        to_find: chance to find an effect of twice the margin; for `not lower`, one that contradicts it.
+        to_find: chance to show the size of an effect of twice the margin, at a fixed learning rate; for `not lower`, one that contradicts it.
         to_equate: chance to call a true zero negligible (or, where no difference is claimed or `not lower` is,
             supported).
     """
@@ -99,11 +99,11 @@ def _chances(contrast: Contrast, rule: Rule, num: int, *, family_size: int) -> t
         )
         return find, equate
     power_of_zero = power_of_non_inferiority if not_lower else power_of_equivalence
-    plan = {"sd": pilot_sd(values), "margin": rule.margin, "alpha": rule.alpha}
-    return (
-        power_of_difference(num, effect=2 * rule.margin, family_size=family_size, **plan),
-        power_of_zero(num, family_size=family_size, **plan),
-    )
+    sd, margin = pilot_sd(values), rule.margin
+    find = power_of_difference(num, sd=sd, margin=margin, effect=2 * margin, alpha=rule.alpha, family_size=family_size)
+    # an interval that decides on both sides at once: each of its ends is one-sided at half of alpha
+    equate = power_of_zero(num, sd=sd, margin=margin, alpha=rule.alpha / 2, family_size=family_size)
+    return find, equate
 
 
 def _chance_from_pilot(

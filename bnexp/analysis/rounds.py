@@ -64,7 +64,7 @@ def judge_rounds(
     """The verdicts after all looks that have all their runs, each at its own alpha; the first decision stands.
 
     Every look is judged from the first reported seeds alone, whatever else has been run, so that judging again at any
-    later time gives the same. Learning rates are chosen by the tuning seeds, which do not change between looks. A look
+    later time gives the same. Learning rates are chosen anew at each look, by the seeds that it takes in. A look
     that lacks runs, be it that they crashed, ends the sequence: until they are there the look before it stands, and
     before the first one nothing is decided. After a look that stops the study nothing is looked at, even where it has
     been run.
@@ -98,10 +98,9 @@ def judge_rounds(
 
 def judge_look(selection: Selection, study: StudySpec, declared: Declared, look: Look) -> list[ClaimVerdict]:
     """The verdicts at one look by itself, from the seeds that it takes in and whatever the premises say."""
-    later = declared.seeds[look.num_pairs :]
-    taken_in = replace(selection, runs=selection.runs[~selection.runs["seed"].isin(later)])
-    seeds = replace(declared, seeds=declared.seeds[: look.num_pairs])
-    claims = judge_comparisons(taken_in, study, declared=seeds, alpha=look.alpha)
+    seeds = declared.seeds[: look.num_pairs]
+    taken_in = selection.of_seeds({*selection.runs["seed"]} - {*declared.seeds[look.num_pairs :]})
+    claims = judge_comparisons(taken_in, study, declared=replace(declared, seeds=seeds), alpha=look.alpha)
     return [_at_look(claim, look.number) for claim in claims]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
+from bnexp.analysis.test_images import TestImages
 from bnexp.analysis.stats import PairedDifference, largest_healthy, paired_difference
 from bnexp.errors import StoreError
 from bnexp.metrics import METRICS
@@ -25,19 +26,18 @@ class Selection:
     """The runs of a report, sorted into arms and strata.
 
     Attributes:
-        runs: with the columns arm, stratum, score (of `metric`) and healthy added.
+        runs: with the columns arm, stratum, score (of `metric`), healthy and vote added: what chooses a learning rate,
+            more being better.
         arms, strata: their labels, in the order they are shown.
-        best_lr: (arm, stratum) -> the learning rate with the best mean validation accuracy over `tuning_seeds`.
-        tuning_seeds: seeds that chose the learning rate; empty where there was nothing to choose.
-        gaps: (arm, stratum) -> learning rates that others in its stratum were judged at and it was not, or not at
-            all tuning seeds.
-        untuned: (arm, stratum) without any tuning run: the seeds that are reported chose its learning rate.
-        shared_seeds: the tuning seeds are reported too, for there are no others.
+        best_lr: (arm, stratum) -> the learning rate with the best mean validation accuracy over all seeds.
+        gaps: (arm, stratum) -> learning rates that others in its stratum were run at and it was not, or not with all
+            of its seeds.
         pairs: (stratum, control arm, treatment arm), each to be compared.
         margin: the smallest difference that matters, in the metric's stored unit; None where nothing was declared.
         confounded: keys outside the norm that differ between the arms as well.
         fixed: key -> value that all runs share, for captions.
         places: stratum -> key -> value: what its label says in words.
+        images: what every run predicted for every test image, where that was kept.
     """
 
     runs: pd.DataFrame
@@ -45,15 +45,13 @@ class Selection:
     arms: tuple[str, ...]
     strata: tuple[str, ...]
     best_lr: dict[tuple[str, str], float]
-    tuning_seeds: tuple[int, ...]
-    shared_seeds: bool
     gaps: dict[tuple[str, str], tuple[float, ...]]
-    untuned: tuple[tuple[str, str], ...]
     pairs: tuple[tuple[str, str, str], ...]
     margin: float | None
     confounded: tuple[str, ...]
     fixed: dict[str, object] = field(default_factory=dict)
     places: dict[str, dict[str, object]] = field(default_factory=dict)
+    images: TestImages | None = None
 
     def groups(self, over: str | None) -> dict[str, list[str]]:
         """Label without what a comparison goes over -> the strata that differ in nothing else, in their order."""
@@ -70,15 +68,17 @@ class Selection:
         return dict(sorted(found.items(), key=lambda item: _rank(item[0])))
 
     def reporting(self) -> pd.DataFrame:
-        """The runs at each arm's own best learning rate, tuning seeds left out."""
+        """The runs at each arm's own best learning rate."""
         chosen = [
             self.best_lr[arm, stratum] for arm, stratum in zip(self.runs["arm"], self.runs["stratum"], strict=True)
         ]
-        return self.reported_seeds(self.runs[self.runs["lr"] == chosen])
+        return self.runs[self.runs["lr"] == chosen]
 
-    def reported_seeds(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """These runs without those of the tuning seeds, unless there are no others."""
-        return runs if self.shared_seeds else runs[~runs["seed"].isin(self.tuning_seeds)]
+    def of_seeds(self, seeds: Collection[int]) -> Selection:
+        """The same from these seeds alone: they choose the learning rates anew."""
+        runs = self.runs[self.runs["seed"].isin(list(seeds))]
+        best, gaps = _choose_lr(runs)
+        return replace(self, runs=runs, best_lr=best, gaps=gaps)
 
     def cell(self, runs: pd.DataFrame, arm: str, stratum: str) -> pd.DataFrame:
         return runs[(runs["arm"] == arm) & (runs["stratum"] == stratum)]
@@ -133,17 +133,18 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
     runs["healthy"] = ~runs["status"].isin(UNHEALTHY)
     names = _arm_order(runs, study)
     strata = tuple(places)
-    choice = _choose_lr(runs, study)
+    # a run without this metric, having diverged, must lose the vote and not be left out of it
+    chooser = study.choose.metric if study else "val_accuracy"
+    sign = 1.0 if METRICS[chooser].direction == "higher" else -1.0
+    runs["vote"] = (sign * score(runs, chooser)).fillna(WORST)
+    best, gaps = _choose_lr(runs)
     return Selection(
         runs=runs,
         metric=metric,
         arms=names,
         strata=strata,
-        best_lr=choice.best,
-        tuning_seeds=choice.seeds,
-        shared_seeds=choice.shared,
-        gaps=choice.gaps,
-        untuned=choice.untuned,
+        best_lr=best,
+        gaps=gaps,
         pairs=tuple(pair for stratum in strata for pair in _pairs(runs, names, stratum, study)),
         margin=_margin(study),
         confounded=() if study else confounded,
@@ -173,9 +174,8 @@ def own_best_effects(selection: Selection) -> list[Effect]:
 
 def same_lr_effects(selection: Selection) -> list[Effect]:
     """Every comparison in every stratum at every learning rate that both arms have."""
-    runs = selection.reported_seeds(selection.runs)
     return [
-        effect for lr, group in runs.groupby("lr", sort=True) for effect in _effects(selection, group, float(str(lr)))
+        effect for lr, group in selection.runs.groupby("lr", sort=True) for effect in _effects(selection, group, float(str(lr)))
     ]
 
 
@@ -188,7 +188,7 @@ def health_ladders(selection: Selection) -> dict[tuple[str, str], dict[float, li
     """(arm, stratum) -> learning rate -> whether each reported run neither diverged nor collapsed."""
     return {
         (str(arm), str(stratum)): {float(str(lr)): list(flags) for lr, flags in group.groupby("lr")["healthy"]}
-        for (arm, stratum), group in selection.reported_seeds(selection.runs).groupby(["arm", "stratum"], sort=False)
+        for (arm, stratum), group in selection.runs.groupby(["arm", "stratum"], sort=False)
     }
 
 
@@ -319,42 +319,19 @@ def _pairs(
     return [(stratum, *pair) for pair in declared if set(pair) <= here and pair[0] != pair[1]]
 
 
-@dataclass(frozen=True)
-class _LrChoice:
-    """How `Selection.best_lr` came about; the fields mean there what they mean here."""
-
-    best: dict[tuple[str, str], float]
-    seeds: tuple[int, ...]
-    shared: bool
-    gaps: dict[tuple[str, str], tuple[float, ...]]
-    untuned: tuple[tuple[str, str], ...]
-
-
-def _choose_lr(runs: pd.DataFrame, study: StudySpec | None) -> _LrChoice:
-    """Each arm's own best learning rate; ties go to the smaller one."""
-    seeds = sorted(int(seed) for seed in runs["seed"].unique())
-    declared: list[int] = []
-    shared = not declared or set(declared) == set(seeds)
-    tuning = seeds if shared else declared
-    # a run without this metric, having diverged, must lose the vote and not be left out of it
-    metric = study.choose.metric if study else "val_accuracy"
-    sign = 1.0 if METRICS[metric].direction == "higher" else -1.0
-    votes = runs.assign(vote=(sign * score(runs, metric)).fillna(WORST))
+def _choose_lr(
+    runs: pd.DataFrame,
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], tuple[float, ...]]]:
+    """Each arm's own best learning rate by the mean vote of all its seeds, and its gaps; ties go to the smaller rate."""
     ladders = {str(stratum): sorted(group["lr"].unique()) for stratum, group in runs.groupby("stratum")}
     best: dict[tuple[str, str], float] = {}
     gaps: dict[tuple[str, str], tuple[float, ...]] = {}
-    untuned = []
-    for (arm, stratum), group in votes.groupby(["arm", "stratum"], sort=False):
+    for (arm, stratum), group in runs.groupby(["arm", "stratum"], sort=False):
         key = (str(arm), str(stratum))
-        voting = group[group["seed"].isin(tuning)]
-        if voting.empty:  # its tuning runs are missing or crashed: what it has must choose, and the report says so
-            untuned.append(key)
-            voting = group
-        voted = {float(str(lr)): set(cell["seed"]) for lr, cell in voting.groupby("lr")}
-        needed = set() if shared else set(tuning)
-        lacking = tuple(float(lr) for lr in ladders[key[1]] if lr not in voted or not needed <= voted[float(lr)])
-        if lacking and key not in untuned:
+        seeds = set(group["seed"])
+        voted = {float(str(lr)): set(cell["seed"]) for lr, cell in group.groupby("lr")}
+        lacking = tuple(float(lr) for lr in ladders[key[1]] if voted.get(float(lr), set()) != seeds)
+        if lacking:
             gaps[key] = lacking
-        best[key] = float(str(voting.groupby("lr", sort=True)["vote"].mean().idxmax()))
-    tuned = runs["lr"].nunique() > 1
-    return _LrChoice(best, tuple(tuning) if tuned or not shared else (), shared, gaps, tuple(untuned))
+        best[key] = float(str(group.groupby("lr", sort=True)["vote"].mean().idxmax()))
+    return best, gaps

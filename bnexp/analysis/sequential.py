@@ -17,11 +17,11 @@ from itertools import pairwise
 from typing import Any
 
 from bnexp.analysis.rule import ALPHA, MIN_PAIRS
-from bnexp.analysis.verdicts import Verdict
+from bnexp.analysis.verdicts import DECIDED, Verdict
 
 RHO = 1.0  # each seed spends alike; larger saves alpha for the last look
 STEP = 2  # seeds that a round adds
-DECIDED = ("supported", "contradicted", "negligible", "invalid")
+FINAL = (*DECIDED, "invalid")  # what no seed that is added can change
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def settle(earlier: Mapping[str, Verdict], now: Mapping[str, Verdict]) -> dict[s
         now: as judged at this look, at its alpha.
     """
     return {
-        name: earlier[name] if name in earlier and earlier[name].outcome in DECIDED else verdict
+        name: earlier[name] if name in earlier and earlier[name].outcome in FINAL else verdict
         for name, verdict in now.items()
     }
 
@@ -98,4 +98,4 @@ def should_stop(look: Look, settled: Mapping[str, Verdict]) -> bool:
 
     What is untested though all its runs are there lacks a value, and no seed that is added gives it one.
     """
-    return look.last or all(verdict.outcome in (*DECIDED, "untested") for verdict in settled.values())
+    return look.last or all(verdict.outcome in (*FINAL, "untested") for verdict in settled.values())

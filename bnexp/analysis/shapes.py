@@ -26,11 +26,12 @@ class View:
     """The runs that a comparison is read from, and what of them was declared.
 
     Attributes:
-        runs: at each arm's own best learning rate, or at one for both; tuning seeds left out.
+        runs: at each arm's own best learning rate, or at one for both.
         ladder: those at every learning rate.
         seeds: those declared; None: all that there are.
         levels: config key -> the levels declared of it; what is absent is what has been run.
         rates: the learning rates declared.
+        overlap: what standard errors are multiplied by, for splits that share their images; see `overlap_factor`.
     """
 
     selection: Selection
@@ -39,6 +40,7 @@ class View:
     seeds: tuple[int, ...] | None
     levels: Mapping[str, tuple[object, ...]]
     rates: tuple[float, ...]
+    overlap: float = 1.0
 
     def strata(self, comparison: Comparison, group: str) -> dict[object, str]:
         """Level of what the comparison goes over -> the stratum it is in; without levels a single one."""
@@ -46,11 +48,15 @@ class View:
             return {None: group}
         return self.selection.levels(str(comparison.over), group)
 
+    def numbered(self, comparison: Comparison, group: str) -> dict[float, str]:
+        """Level -> stratum, of levels that are numbers, as a study's are where its shapes reckon with them."""
+        return {level: name for level, name in self.strata(comparison, group).items() if isinstance(level, float)}
+
     def arm(self, name: str, stratum: str, comparison: Comparison, *, measure: str | None = None) -> Arm:
         """The seeds of an arm in a stratum with their values of the comparison's measure."""
         cell, measure = self.selection.cell(self.runs, name, stratum), measure or comparison.measure
         failed = cell["status"] == "diverged" if measure in ACCURACIES else ~cell["healthy"]
-        rows = zip(cell["seed"], _values(cell, comparison, measure), failed, strict=True)
+        rows = zip(cell["seed"], values_of(cell, comparison, measure), failed, strict=True)
         return arm_of(name, ((int(seed), float(value), bool(failed)) for seed, value, failed in rows))
 
 
@@ -86,7 +92,7 @@ def _budget(view: View, comparison: Comparison, group: str) -> float:
     """What the runs that never reached the target are known to have taken: the least of any of them, in its unit."""
     cells = pd.concat([view.selection.cell(view.runs, name, group) for name in _names(comparison)])
     spent = cells["epochs" if metric_of(str(comparison.measure)).unit == "epochs" else "train_seconds"].astype(float)
-    late = _values(cells, comparison, comparison.measure) == math.inf
+    late = values_of(cells, comparison, comparison.measure) == math.inf
     if not late.any():
         return math.inf
     # a diverged run stopped early; it had the budget of the others all the same
@@ -140,7 +146,7 @@ def _slope(view: View, comparison: Comparison, group: str) -> Contrast:
             for name, level in comparison.levels
         }
         return contrasts.slope(parts)
-    levels = _numbered(view, comparison, group)
+    levels = view.numbered(comparison, group)
     if len(levels) < 2:
         return _too_few(comparison)
     parts = {level: _simple(view, comparison, stratum) for level, stratum in levels.items()}
@@ -201,7 +207,7 @@ def _regrets(runs: pd.DataFrame, comparison: Comparison, settings: Collection[ob
     """What each seed of an arm loses by a small search over all settings; failed where every setting failed."""
     assert comparison.budget is not None
     lower = metric_of(str(comparison.measure)).direction == "lower"
-    scores = _values(runs, comparison, comparison.measure)
+    scores = values_of(runs, comparison, comparison.measure)
     table = runs.assign(_vote=score(runs, "val_accuracy"), _score=-scores if lower else scores)
     regrets, failed, partial = {}, set(), set()
     for key, tried in table.groupby("seed"):
@@ -255,20 +261,16 @@ def _two(view: View, comparison: Comparison, stratum: str) -> tuple[Arm, Arm]:
     return one, other
 
 
-def _values(cell: pd.DataFrame, comparison: Comparison, measure: str | None) -> pd.Series:
+def values_of(cell: pd.DataFrame, comparison: Comparison, measure: str | None) -> pd.Series:
+    """The value of a measure of each of these runs, with the comparison's target where it needs one."""
     assert measure is not None
     return score(cell, column(measure, comparison.target if measure in NEEDS_TARGET else None))
-
-
-def _numbered(view: View, comparison: Comparison, group: str) -> dict[float, str]:
-    """Level -> stratum, of levels that are numbers, as a study's are where its shapes reckon with them."""
-    return {level: name for level, name in view.strata(comparison, group).items() if isinstance(level, float)}
 
 
 def _by_level(view: View, comparison: Comparison, group: str, name: str) -> dict[float, pd.DataFrame]:
     """Level -> the runs of an arm there."""
     if comparison.over != "lr":
-        levels = _numbered(view, comparison, group)
+        levels = view.numbered(comparison, group)
         return {level: view.selection.cell(view.runs, name, stratum) for level, stratum in levels.items()}
     cell = view.selection.cell(view.ladder, name, group)
     return {float(str(lr)): rows for lr, rows in cell.groupby("lr")}
@@ -285,7 +287,7 @@ def _values_by_level(view: View, comparison: Comparison, group: str, name: str) 
             )
         # without a distance to the best, a value is neither needed nor looked at
         read = comparison.within is not None
-        values = _values(cell, comparison, comparison.measure) if read else pd.Series(0.0, cell.index)
+        values = values_of(cell, comparison, comparison.measure) if read else pd.Series(0.0, cell.index)
         # a collapse is read off the running statistics: under other ones the accuracy itself says it
         sound = cell["status"] != "diverged" if read and comparison.measure in ACCURACIES else cell["healthy"]
         for seed, good, value in zip(cell["seed"], sound, values, strict=True):

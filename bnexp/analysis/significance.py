@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,47 +16,31 @@ TIE = 1e-9  # relative: two sums that differ by less are the same number but for
 
 
 def t_p(values: Array) -> Array:
-    """Two-sided p of Student's one-sample t test of mean 0; equal values give 0, or 1 where they are all 0.
+    """Two-sided p of Student's one-sample t test of mean 0; equal values give 0, or 1 where they are all 0; nan gives nan.
 
     Args:
         values: (rows, n) per-seed numbers, n at least 2.
     """
     from scipy.stats import t as student
 
-    mean, error, num = _mean_and_error(values)
+    mean, error, num = mean_and_error(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
-    return np.asarray(2 * student.sf(statistic, num - 1), dtype=np.float64)
+    return np.asarray(np.where(np.isnan(mean), np.nan, 2 * student.sf(statistic, num - 1)), dtype=np.float64)
 
 
-def equivalence_p(values: Array, margin: float) -> Array:
-    """p of the two one-sided t tests: at most 0.05 exactly where the 90 % t interval lies inside ±margin.
-
-    Args:
-        values: (rows, n) per-seed numbers, n at least 2.
-        margin: above 0, in the unit of the values.
-
-    Source: Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach".
-    """
-    return np.maximum(non_inferiority_p(values, margin), non_inferiority_p(-values, margin))
-
-
-def non_inferiority_p(values: Array, margin: float) -> Array:
-    """p of the one-sided t test of mean ≤ −margin: at most 0.05 exactly where the 90 % t interval lies above −margin.
+def above_p(mean: Array, error: Array, degrees: Array, least: float) -> Array:
+    """One-sided p of the t test that a mean is at most `least`; without an error it is 0 or 1.
 
     Args:
-        values: (rows, n) per-seed numbers, n at least 2.
-        margin: above 0, in the unit of the values.
-
-    Source: Blackwelder 1982, "'Proving the null hypothesis' in clinical trials"; one half of Schuirmann's two tests.
+        mean, error, degrees: of one shape, or shapes that broadcast.
     """
     from scipy.stats import t as student
 
-    mean, error, num = _mean_and_error(values)
-    room = margin + mean
+    room = mean - least
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(error > 0, room / error, np.where(room > 0, np.inf, -np.inf))
-    return np.asarray(student.sf(statistic, num - 1), dtype=np.float64)
+    return np.asarray(np.where(np.isnan(room), np.nan, student.sf(statistic, degrees)), dtype=np.float64)
 
 
 def sign_flip_p(values: Sequence[float] | Array) -> float:
@@ -73,25 +58,14 @@ def sign_flip_p(values: Sequence[float] | Array) -> float:
     return min(1.0, 2 * _share_of_sums(array, abs(float(array.sum()))))
 
 
-def sign_flip_equivalence_p(values: Sequence[float] | Array, margin: float) -> float:
-    """p of two one-sided sign-flip tests of |mean| ≥ margin; exact where the values spread alike to both sides.
+def sign_flip_above_p(values: Sequence[float] | Array, least: float) -> float:
+    """One-sided p of the sign-flip test that a mean is at most `least`; exact where values spread alike to both sides.
 
     Args:
         values: (n,) per-seed numbers.
-        margin: above 0, in the unit of the values.
+        least: in the unit of the values.
     """
-    array = np.asarray(values, dtype=np.float64)
-    return max(sign_flip_non_inferiority_p(side, margin) for side in (array, -array))
-
-
-def sign_flip_non_inferiority_p(values: Sequence[float] | Array, margin: float) -> float:
-    """p of the one-sided sign-flip test of mean ≤ −margin; exact where the values spread alike to both sides.
-
-    Args:
-        values: (n,) per-seed numbers.
-        margin: above 0, in the unit of the values.
-    """
-    shifted = margin + np.asarray(values, dtype=np.float64)
+    shifted = np.asarray(values, dtype=np.float64) - least
     return _share_of_sums(shifted, float(shifted.sum()))
 
 
@@ -124,13 +98,15 @@ def holm(p_values: Sequence[float], *, family_size: int | None = None) -> list[f
     if size < len(p_values):
         raise ValueError(f"a family of {size} cannot hold {len(p_values)} comparisons")
     adjusted, reached = [0.0] * len(p_values), 0.0
+    if any(math.isnan(p) for p in p_values):
+        raise ValueError("a p value is nan: what has no evidence does not belong in a family")
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         reached = max(reached, min(1.0, (size - rank) * p_values[index]))
         adjusted[index] = reached
     return adjusted
 
 
-def _mean_and_error(values: Array) -> tuple[Array, Array, int]:
+def mean_and_error(values: Array) -> tuple[Array, Array, int]:
     """Mean and its standard error by row; the error of equal values is 0 and not what rounding left of it."""
     num = values.shape[-1]
     error = values.std(axis=-1, ddof=1) / np.sqrt(num)

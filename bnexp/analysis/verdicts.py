@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import Test, seeds_needed, seeds_needed_from_pilot
-from bnexp.analysis.rule import MIN_PAIRS, Decision, Evidence, Rule, decide, weakest, weigh
-from bnexp.analysis.significance import (
-    Array,
-    holm,
-    sign_flip_equivalence_p,
-    sign_flip_non_inferiority_p,
-    sign_flip_p,
-    t_p,
-)
-from bnexp.analysis.stats import Estimate, bootstrap_interval, mean_interval
+from bnexp.analysis.power import Test, seeds_needed
+from bnexp.analysis.rule import MIN_PAIRS, Decision, Ends, Evidence, Rule, decide, weigh
+from bnexp.analysis.significance import holm
+from bnexp.analysis.stats import Estimate, mean_interval
 
-Outcome = Literal["supported", "contradicted", "negligible", "inconclusive", "untested", "invalid"]
+Outcome = Literal[
+    "supported",
+    "supported, direction only",
+    "contradicted",
+    "contradicted, direction only",
+    "negligible",
+    "inconclusive",
+    "untested",
+    "invalid",
+]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+DECIDED: tuple[Outcome, ...] = ("supported", "contradicted", "negligible")
+UNJUDGED: tuple[Outcome, ...] = ("untested", "invalid")
+Kind = Literal["direction", "size", "equivalence"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Seeds:
-    """How many pairs would decide it at 80 % power, and into what, if mean and spread are as observed.
+    """How many seeds of a new study would settle it at 80 % power, and into what, if mean and spread are as observed.
 
     Attributes:
         num_pairs: None where 1,000 would not, for the effect is too close to the margin, or where no number would,
@@ -54,33 +60,38 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Effect:
-    """The numbers behind a verdict; p values are two-sided unless they are of the equivalence or of `not lower`.
+    """The numbers behind a verdict; p values are two-sided: those of an interval.
 
     Attributes:
-        t, bca: mean with its t and its BCa interval at 1 − alpha, 95 % unless alpha says otherwise.
-        equivalence: mean with its t interval at 1 − 2 alpha, which must lie inside ±margin, or above −margin for
-            `not lower`.
+        deciding: the mean with the interval that decided, at `level`: corrected for the family.
+        level: its confidence, such as 0.9917 for the first of six at 95 %.
+        plain: the mean with the interval at 1 − alpha, as if there were no family.
         sd: standard deviation of the per-seed numbers.
-        p: of the t test.
-        p_sign_flip: of the exact sign-flip test.
-        guarded: both had to agree, for runs failed or were censored, or the numbers take few distinct sizes.
-        p_holm: the p that decides about a difference, corrected for the family.
-        p_equivalence_holm: the p that decides about an equivalence, or about `not lower`, corrected for the family.
+        p: that there is no difference, before the family.
+        p_direction, p_size, p_equivalence: of the three statements, corrected for the family.
+        guarded: the sign-flip test had to agree, for runs failed or were censored, or the numbers take few sizes.
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         failures: of each arm; None where there are no two arms.
+        healthy: the mean among the pairs in which nothing failed, with its t interval; None where nothing failed, or
+            where all did.
+        above: the share of seeds above 0, ties counted half: how often the one beats the other.
+        same_verdict: how many times the verdict stays when one seed is left out; None where that was not tried.
     """
 
-    t: Estimate
-    bca: Estimate
-    equivalence: Estimate
+    deciding: Estimate
+    level: float
+    plain: Estimate
     sd: float
     p: float
-    p_sign_flip: float
+    p_direction: float
+    p_size: float
+    p_equivalence: float
     guarded: bool
-    p_holm: float
-    p_equivalence_holm: float
     gain: float
     failures: Failures | None
+    healthy: Estimate | None
+    above: float
+    same_verdict: int | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Verdict:
         num_pairs: complete pairs.
         incomplete: incomplete pairs and what each lacks.
         undeclared: seeds that were left out because nobody declared them.
-        needed: where the outcome is inconclusive.
+        needed: where the outcome is not decided.
     """
 
     outcome: Outcome
@@ -105,19 +116,16 @@ class Verdict:
     needed: Seeds | None = None
 
 
-def judge(contrast: Contrast, rule: Rule, *, gate: str = "", seed: int = 0) -> Verdict:
+def judge(contrast: Contrast, rule: Rule, *, gate: str = "") -> Verdict:
     """The verdict on a claim that is a family of its own.
 
     Args:
         gate: why a baseline gate failed; empty where all passed.
-        seed: of the bootstrap.
     """
-    return judge_family({"": Comparison(contrast, rule, gate)}, seed=seed)[""]
+    return judge_family({"": Comparison(contrast, rule, gate)})[""]
 
 
-def judge_family(
-    comparisons: Mapping[str, Comparison], *, family_size: int | None = None, seed: int = 0
-) -> dict[str, Verdict]:
+def judge_family(comparisons: Mapping[str, Comparison], *, family_size: int | None = None) -> dict[str, Verdict]:
     """The verdicts on a Holm family.
 
     Comparisons that are untested or invalid keep their place in the family: what is missing must not make the rest
@@ -126,7 +134,6 @@ def judge_family(
     Args:
         comparisons: name -> comparison; all at the same alpha.
         family_size: as declared, where it is larger than what is given.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: rules with different alphas, or more comparisons than the family has.
@@ -137,16 +144,28 @@ def judge_family(
     refused = {name: verdict for name, case in comparisons.items() if (verdict := _refusal(case))}
     judged = {name: case for name, case in comparisons.items() if name not in refused}
     raw = {name: _weigh(case) for name, case in judged.items()}
-    difference = holm([float(raw[name].difference[0]) for name in judged], family_size=size)
-    equivalence = holm([float(raw[name].equivalence[0]) for name in judged], family_size=size)
+    steps: dict[Kind, list[int]] = {}
+    corrected: dict[Kind, list[float]] = {}
+    for kind in KINDS:
+        p_values = [float(getattr(raw[name], kind)[0]) for name in judged]
+        alpha = next((case.rule.alpha for case in judged.values()), 0.05)
+        corrected[kind], steps[kind] = holm(p_values, family_size=size), _steps(p_values, size, alpha)
     verdicts = dict(refused)
     for index, (name, case) in enumerate(judged.items()):
-        corrected = Evidence(
-            raw[name].mean, np.array([difference[index]]), np.array([equivalence[index]]), raw[name].guarded
-        )
-        left = tuple(size - sum(p <= case.rule.alpha for p in values) for values in (difference, equivalence))
-        verdicts[name] = _verdict(case, corrected, (left[0], left[1]), seed)
+        evidence = replace(raw[name], **{kind: np.array([corrected[kind][index]]) for kind in KINDS})
+        verdicts[name] = _verdict(case, raw[name], evidence, {kind: steps[kind][index] for kind in KINDS})
     return {name: verdicts[name] for name in comparisons}
+
+
+def _steps(p_values: Sequence[float], size: int, alpha: float) -> list[int]:
+    """What alpha is divided by for each: its own step where Holm rejects, else that at which Holm stopped."""
+    adjusted = holm(p_values, family_size=size)
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    rejected = [index for index in order if adjusted[index] <= alpha]
+    steps = [size - len(rejected)] * len(p_values)
+    for rank, index in enumerate(rejected):
+        steps[index] = size - rank
+    return [max(1, step) for step in steps]
 
 
 def _refusal(case: Comparison) -> Verdict | None:
@@ -172,125 +191,162 @@ def _refusal(case: Comparison) -> Verdict | None:
 
 
 def _weigh(case: Comparison) -> Evidence:
-    """The evidence of one comparison, of its weakest reading."""
-    contrast = case.contrast
-    if len(contrast.values) < 2:
-        return Evidence(np.array(list(contrast.values.values())), np.ones(1), np.ones(1), np.array([False]))
-    return weakest(
-        [
-            weigh(np.array([list(reading.values())]), case.rule, failed=np.array([bool(contrast.failed)]))
-            for reading in (contrast.values, *contrast.bounds)
-        ]
-    )
+    """The evidence of one comparison; of a single pair there is none."""
+    values = np.array(list(case.contrast.values.values()))
+    if len(values) < 2:
+        one = np.ones(1)
+        return Evidence(values, np.sign(values), one, one, one, np.array([False]))
+    return weigh(case.contrast.all_ends(), case.rule)
 
 
-def _verdict(case: Comparison, evidence: Evidence, left: tuple[int, int], seed: int) -> Verdict:
+def _verdict(case: Comparison, raw: Evidence, evidence: Evidence, steps: Mapping[Kind, int]) -> Verdict:
     """The verdict, given evidence that is corrected for the family.
 
     Args:
-        left: comparisons of the family without a difference, and without an equivalence or `not lower`, so far.
+        raw: the same, uncorrected.
+        steps: what alpha was divided by for each statement.
     """
     num = len(case.contrast.values)
-    effect = _effect(case, evidence, seed)
     outcome = cast(Decision, str(decide(evidence, case.rule, num_pairs=num)[0]))
-    needed = _needed(case, effect, left) if outcome == "inconclusive" else None
-    reason = _reason(case, outcome, effect)
+    effect = _effect(case, raw, evidence, outcome, steps)
+    needed = _needed(case, effect, steps) if outcome not in DECIDED else None
+    reason = _reason(case, outcome, effect, raw)
     return Verdict(outcome, reason, effect, num, undeclared=case.contrast.undeclared, needed=needed)
 
 
-def _effect(case: Comparison, evidence: Evidence, seed: int) -> Effect:
-    values, alpha = list(case.contrast.values.values()), case.rule.alpha
-    array = np.array(values)
+def deciding_kind(outcome: Decision, rule: Rule) -> Kind | None:
+    """Which of the three statements an outcome rests on; None where none could be made."""
+    if outcome == "inconclusive":
+        return None
+    if outcome == "negligible" or (outcome == "supported" and rule.direction in ("same", "not lower")):
+        return "equivalence"
+    return "direction" if "direction only" in outcome else "size"
+
+
+def _effect(
+    case: Comparison, raw: Evidence, evidence: Evidence, outcome: Decision, steps: Mapping[Kind, int]
+) -> Effect:
+    contrast, alpha = case.contrast, case.rule.alpha
+    values = np.array(list(contrast.values.values()))
     several = len(values) > 1
+    kind = deciding_kind(outcome, case.rule)
+    # where nothing could be said, the widest of the intervals that were asked
+    step = steps[kind] if kind else max(steps["direction"], steps["equivalence"])
+    healthy = [value for seed, value in contrast.values.items() if seed not in contrast.failed]
     return Effect(
-        t=mean_interval(values, confidence=1 - alpha),
-        bca=bootstrap_interval(values, seed=seed, confidence=1 - alpha),
-        equivalence=mean_interval(values, confidence=1 - 2 * alpha),
-        sd=float(array.std(ddof=1)) if several else math.nan,
-        p=float(t_p(array[None])[0]) if several else math.nan,
-        p_sign_flip=sign_flip_p(array),
+        deciding=_interval(contrast, alpha / step),
+        level=1 - alpha / step,
+        plain=_interval(contrast, alpha),
+        sd=float(values.std(ddof=1)) if several else math.nan,
+        p=float(raw.direction[0]),
+        p_direction=float(evidence.direction[0]),
+        p_size=float(evidence.size[0]),
+        p_equivalence=float(evidence.equivalence[0]),
         guarded=bool(evidence.guarded[0]),
-        p_holm=float(evidence.difference[0]),
-        p_equivalence_holm=float(evidence.equivalence[0]),
-        gain=case.contrast.gain,
-        failures=case.contrast.failures,
+        gain=contrast.gain,
+        failures=contrast.failures,
+        healthy=mean_interval(healthy, confidence=1 - alpha) if contrast.failed and healthy else None,
+        above=float((values > 0).mean() + (values == 0).mean() / 2),
+        same_verdict=_same_verdict(case, outcome, steps) if contrast.left_out else None,
     )
 
 
-def _needed(case: Comparison, effect: Effect, left: tuple[int, int]) -> Seeds | None:
-    """The pairs that would decide an inconclusive comparison; None where a single pair shows no spread."""
+def _interval(contrast: Contrast, alpha: float) -> Estimate:
+    values = list(contrast.values.values())
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, math.nan, math.nan, len(values))
+    low, high = contrast.all_ends().interval(alpha)
+    return Estimate(mean, float(low[0]), float(high[0]), len(values))
+
+
+def _same_verdict(case: Comparison, outcome: Decision, steps: Mapping[Kind, int]) -> int:
+    """How often the outcome stays when one seed is left out, at the levels that the whole was judged at."""
+    return sum(_outcome_at(ends, case.rule, steps) == outcome for ends in case.contrast.left_out)
+
+
+def _outcome_at(ends: Ends, rule: Rule, steps: Mapping[Kind, int]) -> str:
+    evidence = weigh(ends, rule)
+    corrected = replace(evidence, **{kind: getattr(evidence, kind) * steps[kind] for kind in KINDS})
+    return str(decide(corrected, rule, num_pairs=MIN_PAIRS)[0])
+
+
+def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seeds | None:
+    """The seeds of a new study that would settle it; None where a single pair shows no spread.
+
+    Planned with the half-width of the deciding interval, in which the choice of rates and the test images have their part.
+    """
     rule, num_pairs = case.rule, len(case.contrast.values)
     if num_pairs < 2:
         return None
-    readings = [np.array(list(reading.values())) for reading in (case.contrast.values, *case.contrast.bounds)]
-    test, decision, weak = _heading(rule, readings)
+    test, decision, weak, room = _heading(rule, case.contrast)
     if weak is None:
         return Seeds(None, decision)
-    mean, sd = float(weak.mean()), float(weak.std(ddof=1))
-    family = max(1, left[0] if test == "difference" else left[1])
-    num = seeds_needed(test, sd=sd, effect=mean, margin=rule.margin, alpha=rule.alpha, family_size=family)
-    if num is None:
-        return Seeds(None, decision)
-    num = max(num, num_pairs + 1, MIN_PAIRS)
-    if effect.guarded:
-        # no formula knows how often the signs agree too; the flags say no more than that the guard is on
-        flags = [bool(case.contrast.failed)] * num_pairs
-        pilot = weak.tolist()
-        num = seeds_needed_from_pilot(decision, rule, pilot=pilot, failed=flags, family_size=family, start=num) or num
-    return Seeds(num, decision)
+    family = max(1, steps["equivalence" if test == "equivalence" or test == "non-inferiority" else "size"])
+    sd = max(effect.sd, _effective_sd(effect, num_pairs))
+    # the interval that decides is a 1 − alpha one on both sides, and those tests are one-sided
+    alpha = rule.alpha if test == "difference" else rule.alpha / 2
+    margin, mean = (0.0, room) if test == "difference" else (rule.margin, weak)
+    num = seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
+    return Seeds(None if num is None else max(num, num_pairs + 1, MIN_PAIRS), decision)
 
 
-def _heading(rule: Rule, readings: Sequence[Array]) -> tuple[Test, Decision, Array | None]:
-    """What more seeds like these would decide: by which test, into what, and the least favourable reading.
+def _effective_sd(effect: Effect, num_pairs: int) -> float:
+    """The spread of per-seed numbers whose plain t interval would be as wide as the one that decides."""
+    from scipy.stats import t as student
 
-    The reading is None where no number of seeds decides: for an equivalence or `not lower` it is not within the margin,
-    for a difference the readings differ in sign.
+    half = (effect.plain.high - effect.plain.low) / 2
+    return half / float(student.ppf(0.975, num_pairs - 1)) * math.sqrt(num_pairs)
+
+
+def _heading(rule: Rule, contrast: Contrast) -> tuple[Test, Decision, float | None, float]:
+    """What more seeds like these would decide: by which test, into what, the mean to plan with, and its room.
+
+    The mean is None where no number of seeds decides: the readings lie on both sides of the margin, or differ in sign.
     """
-    ascending = sorted(readings, key=lambda reading: float(reading.mean()))
-    means = [float(reading.mean()) for reading in ascending]
-    if rule.direction == "not lower" and means[-1] > -rule.margin:
-        return "non-inferiority", "supported", ascending[0] if means[0] > -rule.margin else None
-    nearest = int(np.argmin(np.abs(means)))
-    mean = means[nearest]
-    if abs(mean) < rule.margin:
-        farthest = int(np.argmax(np.abs(means)))
-        inside = abs(means[farthest]) < rule.margin
-        decision: Decision = "supported" if rule.direction == "same" else "negligible"
-        return "equivalence", decision, ascending[farthest] if inside else None
-    claimed = mean > 0 if rule.direction == "higher" else rule.direction == "lower" and mean < 0
-    weak = ascending[nearest] if len(set(np.sign(means))) == 1 else None
-    return "difference", "supported" if claimed else "contradicted", weak
-
-
-def _reason(case: Comparison, outcome: Decision, effect: Effect) -> str:
-    rule, values = case.rule, list(case.contrast.values.values())
-    if len(values) < MIN_PAIRS:
-        return f"under {MIN_PAIRS} pairs nothing is decided"
-    if outcome != "inconclusive":
-        return _why(rule, outcome)
-    by_t, by_signs = "", 0.0
-    if rule.direction == "not lower" and effect.equivalence.low > -rule.margin:
-        by_t, by_signs = _why(rule, "supported"), sign_flip_non_inferiority_p(values, rule.margin)
-    elif effect.p <= rule.alpha and abs(effect.t.mean) >= rule.margin:
-        by_t, by_signs = "the interval excludes 0", effect.p_sign_flip
-    elif -rule.margin < effect.equivalence.low and effect.equivalence.high < rule.margin:
-        by_t, by_signs = _why(rule, "negligible"), sign_flip_equivalence_p(values, rule.margin)
-    if by_t and effect.guarded and by_signs > rule.alpha:
-        return f"{by_t}, but the exact sign-flip test, which must agree here, does not"
-    if by_t:
-        return f"{by_t}, but not after correction for the family or not under every bound"
-    if effect.p <= rule.alpha:
-        return "there is a difference, but whether it reaches the margin is open"
-    return "the interval includes 0 and reaches beyond the margin"
-
-
-def _why(rule: Rule, outcome: Decision) -> str:
-    """Why it was decided so."""
-    if rule.direction == "not lower" and outcome == "supported":
-        return "the one-sided test rules out a mean that is lower by the margin or more"
+    means = sorted(float(np.mean(list(reading.values()))) for reading in (contrast.values, *contrast.bounds))
+    low, high = means[0], means[-1]
     if rule.direction == "not lower":
-        return "the interval excludes 0 and the mean is lower by the margin or more"
-    if outcome == "negligible" or (outcome == "supported" and rule.direction == "same"):
-        return "the two one-sided tests place the mean inside the margin"
-    side = "on the claimed side " if outcome == "supported" else "on the other side than claimed "
-    return f"the interval excludes 0 {'' if rule.direction == 'same' else side}and the mean reaches the margin"
+        if low > -rule.margin:
+            return "non-inferiority", "supported", low, 0.0
+        return "difference", "contradicted", high if high < -rule.margin else None, -high - rule.margin
+    if max(abs(low), abs(high)) < rule.margin:
+        decision: Decision = "supported" if rule.direction == "same" else "negligible"
+        return "equivalence", decision, max(low, high, key=abs), 0.0
+    far = low > rule.margin or high < -rule.margin
+    side = "higher" if low > 0 else "lower"
+    word: Decision = "supported" if rule.direction == side else "contradicted"
+    nearest = min(low, high, key=abs)
+    return "difference", word, nearest if far else None, abs(nearest) - rule.margin
+
+
+def _reason(case: Comparison, outcome: Decision, effect: Effect, raw: Evidence) -> str:
+    """Why it ended so, in words that go with the interval beside them."""
+    rule = case.rule
+    if len(case.contrast.values) < MIN_PAIRS:
+        return f"fewer than {MIN_PAIRS} seeds decide nothing"
+    kind = deciding_kind(outcome, rule)
+    if kind == "equivalence":
+        if rule.direction == "not lower":
+            return "all of the interval lies above the loss that would matter"
+        return "all of the interval lies inside the margin: too small to matter"
+    if kind is not None:
+        side = "claimed" if outcome.startswith("supported") else "opposite"
+        if rule.direction == "same":
+            return "all of the interval lies beyond the margin: there is a difference that matters"
+        if rule.direction == "not lower":
+            return "all of the interval lies beyond the margin: it is lower by an amount that matters"
+        if kind == "size":
+            return f"all of the interval lies beyond the margin, on the {side} side"
+        return f"the interval excludes 0 on the {side} side; whether the effect reaches the margin is open"
+    low, high, margin = effect.deciding.low, effect.deciding.high, rule.margin
+    large = raw.size if rule.direction in ("same", "not lower") else raw.direction
+    if min(large[0], raw.equivalence[0]) <= rule.alpha:
+        return "decided by itself, but not after the correction for the number of comparisons"
+    if effect.guarded and (low > 0 or high < 0 or (low > -margin and high < margin)):
+        return "the interval would decide, but the exact sign-flip test, which must agree here, does not"
+    if low > 0 or high < 0:
+        return "there is a difference; whether it reaches the margin is open"
+    if low <= -margin and high >= margin:
+        return "differences that matter are possible on either side"
+    return "the interval includes 0 and a difference that matters"

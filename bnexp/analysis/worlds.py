@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnexp.analysis.rule import Decision, Rule, decide, weigh
+from bnexp.analysis.rule import Decision, Rule, decide, ends_of, weigh
 from bnexp.analysis.significance import Array
 from bnexp.comparison import Direction
 
@@ -88,7 +88,6 @@ def outcome_rates(
     differences, failed = world.draw(np.random.default_rng(seed), num_studies, num_pairs)
     rule = Rule(direction, margin)
     level = replace(rule, alpha=rule.alpha / family_size)
-    evidence = weigh(differences, level, failed=np.asarray(failed.any(axis=-1)), only_below=level.alpha)
+    evidence = weigh(ends_of(differences, failed=np.asarray(failed.any(axis=-1))), level, only_below=level.alpha)
     outcomes = decide(evidence, level, num_pairs=num_pairs)
-    decisions: tuple[Decision, ...] = ("supported", "contradicted", "negligible", "inconclusive")
-    return {decision: float((outcomes == decision).mean()) for decision in decisions}
+    return {decision: float((outcomes == decision).mean()) for decision in get_args(Decision)}
