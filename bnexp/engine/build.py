@@ -49,7 +49,8 @@ class DeviceData:
     Attributes:
         train_x, val_x, test_x: (N, C, H, W) uint8; train_y, val_y, test_y: (N,) int64.
         scale, shift: (1, C, 1, 1) float32; x * scale + shift normalizes raw pixels by the training set's statistics.
-        chance: split -> what always answering the largest training class scores on it.
+        chance: split -> what always answering the largest training class, `majority`, scores on it.
+        test_image: (N,) int32, which image each of test is, as `Predictions.image` has it; on the host.
     """
 
     train_x: Tensor
@@ -62,6 +63,8 @@ class DeviceData:
     shift: Tensor
     num_classes: int
     chance: dict[str, float]
+    majority: int
+    test_image: np.ndarray
 
     def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Split -> images and labels."""
@@ -117,6 +120,8 @@ def to_device(host: HostData, device: torch.device) -> DeviceData:
             "val": float((images.train_labels[split.val] == majority).mean()),
             "test": float((images.test_labels == majority).mean()),
         },
+        majority=majority,
+        test_image=np.arange(len(images.test_labels), dtype=np.int32),
     )
 
 

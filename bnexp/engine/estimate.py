@@ -142,4 +142,5 @@ def _cut(data: DeviceData, *, num_train: int, num_eval: int) -> DeviceData:
         val_y=data.val_y[:num_eval],
         test_x=data.test_x[:num_eval],
         test_y=data.test_y[:num_eval],
+        test_image=data.test_image[:num_eval],
     )

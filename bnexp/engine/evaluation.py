@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,17 +13,25 @@ from torch.nn import functional as F
 from bnexp.engine.build import DeviceData, normalize
 from bnexp.engine.step import at_least_fp32
 from bnexp.nn.statistics import kept_modes
+from bnexp.records import Predictions
 
 EVAL_BATCH = 256
 # one-sided 99 % bound: a run whose accuracy could be chance is called collapsed
 CHANCE_Z = 2.326
 
 
-@torch.inference_mode()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision: str) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy as a fraction, in eval mode; every module's mode is restored."""
+    loss, accuracy, _ = predict(model, x, y, data, precision)
+    return loss, accuracy
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision: str) -> tuple[float, float, Tensor]:
+    """As `evaluate`, and the predicted class of each image, (N,) int64 on the device."""
     loss_sum = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else torch.float32, device=x.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=x.device)
+    predicted: list[Tensor] = []
     with kept_modes(model):
         model.eval()
         for start in range(0, len(y), EVAL_BATCH):
@@ -31,13 +40,26 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, data: DeviceData, precision
                 logits = model(batch)
             logits = at_least_fp32(logits)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-            num_correct += (logits.argmax(1) == labels).sum()
-    return loss_sum.item() / len(y), num_correct.item() / len(y)
+            predicted.append(logits.argmax(1))
+            num_correct += (predicted[-1] == labels).sum()
+    return loss_sum.item() / len(y), num_correct.item() / len(y), torch.cat(predicted)
 
 
-def evaluate_splits(model: nn.Module, data: DeviceData, precision: str) -> dict[str, tuple[float, float]]:
-    """Split -> loss and accuracy in eval mode."""
-    return {split: evaluate(model, x, y, data, precision) for split, (x, y) in data.splits().items()}
+def evaluate_splits(
+    model: nn.Module, data: DeviceData, precision: str
+) -> tuple[dict[str, tuple[float, float]], Predictions]:
+    """Split -> loss and accuracy in eval mode, and the predictions on test that its accuracy counts."""
+    measured = {split: predict(model, x, y, data, precision) for split, (x, y) in data.splits().items()}
+    predictions = predictions_of(measured["test"][2], data)
+    return {split: (loss, accuracy) for split, (loss, accuracy, _) in measured.items()}, predictions
+
+
+def predictions_of(predicted: Tensor, data: DeviceData) -> Predictions:
+    """What is kept of the predicted classes of the test images, (N,) in their order."""
+    dtype = np.uint8 if data.num_classes <= 256 else np.uint16
+    return Predictions(
+        predicted.cpu().numpy().astype(dtype), data.test_y.cpu().numpy().astype(dtype), data.test_image, data.majority
+    )
 
 
 def final_metrics(measured: Mapping[str, tuple[float, float]], data: DeviceData) -> dict[str, float | None]:

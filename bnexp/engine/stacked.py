@@ -31,7 +31,7 @@ from bnexp.engine.epochs import (
     seconds_of,
     with_validation,
 )
-from bnexp.engine.evaluation import EVAL_BATCH, at_chance, final_metrics
+from bnexp.engine.evaluation import EVAL_BATCH, at_chance, final_metrics, predictions_of
 from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.loop import Checkpointing, Outcome, initial_network
 from bnexp.engine.stack_optim import StackedOptimizer
@@ -152,7 +152,7 @@ def train_stack(
     outcomes: dict[int, Outcome] = {}
     saved_at = time.perf_counter()
 
-    def end(index: int, measured: Mapping[str, tuple[float, float]] | None) -> None:
+    def end(index: int, measured: Mapping[str, tuple[float, float, Tensor]] | None) -> None:
         seconds = eval_seconds[index]
         outcomes[index] = _outcome(
             stack, index, data, histories[index], measured, eval_seconds=seconds,
@@ -168,7 +168,7 @@ def train_stack(
         for index in trained:
             eval_seconds[index] += (time.perf_counter() - started) / len(trained)
         for index in list(alive):
-            row, diverged = with_validation(rows[index], validation[index] if index in trained else None)
+            row, diverged = with_validation(rows[index], validation[index][:2] if index in trained else None)
             histories[index].append(row)
             on_epoch(index, row)
             if diverged:
@@ -351,11 +351,12 @@ def _logits(stack: _Stack, x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _evaluate(stack: _Stack, x: Tensor, y: Tensor) -> dict[int, tuple[float, float]]:
-    """Run -> its loss and accuracy, as `evaluate` has them, on the same images."""
+def _evaluate(stack: _Stack, x: Tensor, y: Tensor) -> dict[int, tuple[float, float, Tensor]]:
+    """Run -> its loss, accuracy and predicted classes, as `predict` has them, on the same images."""
     exact = torch.float64 if x.device.type != "mps" else torch.float32
     loss_sum = torch.zeros(stack.num, dtype=exact, device=x.device)
     num_correct = torch.zeros(stack.num, dtype=torch.int64, device=x.device)
+    predicted: list[Tensor] = []
     with kept_modes(stack.model):
         stack.model.eval()
         for k, batch in enumerate(_inputs(stack, x, EVAL_BATCH_EACH)):
@@ -364,9 +365,10 @@ def _evaluate(stack: _Stack, x: Tensor, y: Tensor) -> dict[int, tuple[float, flo
             each = labels[:, None].expand(-1, stack.num)
             losses = F.cross_entropy(logits.flatten(0, 1), each.flatten(), reduction="none")
             loss_sum += losses.view(each.shape).sum(0)
-            num_correct += (logits.argmax(2) == each).sum(0)
-    sums = zip(loss_sum.tolist(), num_correct.tolist(), strict=True)
-    return {index: (loss / len(y), correct / len(y)) for index, (loss, correct) in enumerate(sums)}
+            predicted.append(logits.argmax(2))
+            num_correct += (predicted[-1] == each).sum(0)
+    found = zip(loss_sum.tolist(), num_correct.tolist(), torch.cat(predicted).unbind(1), strict=True)
+    return {index: (loss / len(y), correct / len(y), own) for index, (loss, correct, own) in enumerate(found)}
 
 
 def _inputs(stack: _Stack, x: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -380,7 +382,7 @@ def _outcome(
     index: int,
     data: DeviceData,
     history: list[Row],
-    measured: Mapping[str, tuple[float, float]] | None,
+    measured: Mapping[str, tuple[float, float, Tensor]] | None,
     *,
     eval_seconds: float,
     captured: bool,
@@ -388,14 +390,15 @@ def _outcome(
     """How one run ended.
 
     Args:
-        measured: split -> loss and accuracy; None for a diverged run.
+        measured: split -> loss, accuracy and predicted classes; None for a diverged run.
     """
-    final = final_metrics(measured or {}, data)
+    final = final_metrics({split: (loss, accuracy) for split, (loss, accuracy, _) in (measured or {}).items()}, data)
     num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
     seconds = {**seconds_of(history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:
-        return Outcome("diverged", final, history, seconds, num_params, [], None, captured)
+        return Outcome("diverged", final, history, seconds, num_params, [], None, None, captured)
     status: Status = "collapsed" if at_chance(final, data) else "finished"
     weights = network_state(stack.model, index, stack.num)
-    return Outcome(status, final, history, seconds, num_params, [], weights, captured)
+    predictions = predictions_of(measured["test"][2], data)
+    return Outcome(status, final, history, seconds, num_params, [], weights, predictions, captured)
