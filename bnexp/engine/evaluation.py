@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnexp.engine.build import DeviceData, normalize
+from bnexp.engine.build import DeviceData, SplitFacts, normalize
 from bnexp.engine.step import at_least_fp32
 from bnexp.nn.statistics import kept_modes
 from bnexp.records import Predictions
@@ -50,31 +50,31 @@ def evaluate_splits(
 ) -> tuple[dict[str, tuple[float, float]], Predictions]:
     """Split -> loss and accuracy in eval mode, and the predictions on test that its accuracy counts."""
     measured = {split: predict(model, x, y, data, precision) for split, (x, y) in data.splits().items()}
-    predictions = predictions_of(measured["test"][2], data)
+    predictions = predictions_of(measured["test"][2], data.test_y, data)
     return {split: (loss, accuracy) for split, (loss, accuracy, _) in measured.items()}, predictions
 
 
-def predictions_of(predicted: Tensor, data: DeviceData) -> Predictions:
-    """What is kept of the predicted classes of the test images, (N,) in their order."""
+def predictions_of(predicted: Tensor, y: Tensor, data: SplitFacts) -> Predictions:
+    """What is kept of the predicted classes of the test images and their labels, (N,) in their order."""
     dtype = np.uint8 if data.num_classes <= 256 else np.uint16
     return Predictions(
-        predicted.cpu().numpy().astype(dtype), data.test_y.cpu().numpy().astype(dtype), data.test_image, data.majority
+        predicted.cpu().numpy().astype(dtype), y.cpu().numpy().astype(dtype), data.test_image, data.majority
     )
 
 
-def final_metrics(measured: Mapping[str, tuple[float, float]], data: DeviceData) -> dict[str, float | None]:
+def final_metrics(measured: Mapping[str, tuple[float, float]], data: SplitFacts) -> dict[str, float | None]:
     """Loss and accuracy on train, val and test; null for a diverged run, of which nothing was measured."""
     final: dict[str, float | None] = {f"chance_{split}_accuracy": chance for split, chance in data.chance.items()}
-    for split in data.splits():
+    for split in data.chance:
         loss, accuracy = measured.get(split, (math.nan, None))
         final |= {f"{split}_loss": loss if math.isfinite(loss) else None, f"{split}_accuracy": accuracy}
     return final
 
 
-def at_chance(final: dict[str, float | None], data: DeviceData) -> bool:
+def at_chance(final: dict[str, float | None], data: SplitFacts) -> bool:
     """Whether accuracy on train and on val are both within what guessing could score."""
-    for split, count in (("train", len(data.train_y)), ("val", len(data.val_y))):
-        chance = data.chance[split]
+    for split in ("train", "val"):
+        chance, count = data.chance[split], data.sizes[split]
         accuracy = final[f"{split}_accuracy"]
         assert accuracy is not None
         if accuracy > chance + CHANCE_Z * math.sqrt(chance * (1 - chance) / count):

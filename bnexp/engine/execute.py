@@ -164,7 +164,7 @@ def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Ca
 
     yield from train_stack.in_steps(
         configs,
-        worker.data(configs[0].data),
+        worker.stack_data(configs[0].data, [config.seed for config in configs]),
         worker.device,
         checkpointing=[Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds) for name in names],
         captured=worker.captures,
@@ -321,7 +321,7 @@ def _measure(
     if missing and record.status != "diverged":
         weights = load_weights(store.weights_path(name)) if weights is None else weights
         torch.set_num_threads(record.exec.get("threads", worker.threads))
-        data, step = worker.data(config.data), store.history(name)[-1]["step"]
+        data, step = worker.data(config.data, config.seed), store.history(name)[-1]["step"]
         measured = None if weights is None else measure_trained(
             config, data, worker.device, weights, probes=missing, step=step
         )  # fmt: skip
@@ -356,7 +356,7 @@ def _predict(
     name = record.run_id
     weights = load_weights(store.weights_path(name)) if weights is None else weights
     torch.set_num_threads(record.exec.get("threads", worker.threads))  # sums depend on it
-    data = worker.data(config.data)
+    data = worker.data(config.data, config.seed)
     predictions = None if weights is None else predict_trained(config, data, worker.device, weights)
     if predictions is None:
         raise _foreign_weights(name, store)
@@ -393,7 +393,7 @@ def _train_run(
     checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
     outcome = yield from train_run.in_steps(
         config,
-        worker.data(config.data),
+        worker.data(config.data, config.seed),
         worker.device,
         checkpointing=checkpointing,
         probes=probes,

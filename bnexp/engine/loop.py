@@ -160,7 +160,7 @@ def predict_trained(
     if model is None:
         return None
     _, _, predicted = predict(model, data.test_x, data.test_y, data, config.precision)
-    return predictions_of(predicted, data)
+    return predictions_of(predicted, data.test_y, data)
 
 
 def _trained_network(
@@ -229,7 +229,7 @@ def train_epoch(updates: RunUpdates, *, epoch: int) -> Steps[Row]:
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
     first_step = epoch * steps_per_epoch
-    order, augmentation = draw_epoch(config, data, epoch)
+    order, augmentation = draw_epoch(config, num_train=num_train, image_size=data.train_x.shape[-1], epoch=epoch)
     augmentation = None if augmentation is None else augmentation.to(device)
     enter_epoch(updates.model, config, data, epoch)
     lrs = [config.lr * factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
