@@ -14,6 +14,7 @@ bnexp train [-m] [KEY=VALUE ...]: train one network, or a grid of them (-m), wit
 
   bnexp train norm=group lr=0.1                                  one run
   bnexp train -m norm=none,batch lr=0.01,0.1 'seed=range(5)'     a grid
+  bnexp train -m data.split=per_seed 'seed=range(5)'             each seed draws train, validation and test anew
   bnexp train -m study=placement tier=small                      a declared study
   bnexp train 'probes=[gradients,shift]' probes.shift.every=50   what to measure beside the training
 

@@ -24,6 +24,7 @@ from bnexp.options import (
     PRECISIONS,
     PROBE_OPTIONS,
     SCHEDULE_OPTIONS,
+    SPLITS,
     TRAINABLE,
 )
 from bnexp.plugins import plugin_names
@@ -34,7 +35,12 @@ Options = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and how they are split and augmented."""
+    """Which images, and how they are split and augmented.
+
+    Attributes:
+        split: fixed: the data set's own test images, and one validation set for all runs; per_seed: each run's seed
+            draws train, validation and test images anew from all of them.
+    """
 
     name: str
     image_size: int | None
@@ -43,6 +49,7 @@ class DataConfig:
     split_seed: int
     augment: str
     fingerprint: str = ""
+    split: str = "fixed"
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,8 @@ class RunConfig:
         raw = dict(vars(self))
         for section in ("data", "model", "norm", "optim", "schedule"):
             raw[section] = dict(vars(raw[section]))
+        if raw["data"]["split"] == "fixed":  # runs of versions that had no other keep their names
+            del raw["data"]["split"]
         for section in ("model", "norm"):
             raw[section] |= dict(raw[section].pop("options"))
         for section, table in (("optim", OPTIM_OPTIONS), ("schedule", SCHEDULE_OPTIONS)):
@@ -239,7 +248,7 @@ def exec_config_from_dict(raw: Mapping[str, Any]) -> ExecConfig:
 
 
 def _data(raw: Any) -> DataConfig:
-    section = Section("data", {"fingerprint": "", **raw} if isinstance(raw, Mapping) else raw)
+    section = Section("data", {"fingerprint": "", "split": "fixed", **raw} if isinstance(raw, Mapping) else raw)
     config = DataConfig(
         name=section.choice("name", (*DATASETS, *plugin_names("data"))),
         image_size=section.optional_integer("image_size", at_least=4),
@@ -248,6 +257,7 @@ def _data(raw: Any) -> DataConfig:
         split_seed=section.integer("split_seed", at_least=0),
         augment=section.choice("augment", AUGMENTS),
         fingerprint=str(section.take("fingerprint")),
+        split=section.choice("split", SPLITS),
     )
     section.close()
     return config

@@ -51,6 +51,7 @@ PROBE_OPTIONS: dict[str, tuple[str, ...]] = {
     "cost": (),
 }
 DATASETS = ("digits", "mnist", "fashion_mnist", "kmnist", "svhn", "cifar10", "cifar100", "folder")
+SPLITS = ("fixed", "per_seed")
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
 PLACEMENTS = ("before", "after")
 AFFINES = ("both", "scale", "shift", "none")

@@ -13,7 +13,7 @@ from bnexp.engine.batches import batched
 from bnexp.engine.build import HostData, check_network, load_host_data, settle_plugins, settle_where
 from bnexp.engine.choosing import Choice, choose_batches, why_alone
 from bnexp.engine.device import num_cores, resolve_device, resolve_precision
-from bnexp.engine.execute import MEASURED_AFTERWARDS
+from bnexp.engine.execute import MEASURED_AFTERWARDS, lacks_predictions
 from bnexp.engine.lanes import IN_FLIGHT
 from bnexp.engine.worker import CAPTURING, Job, Worker
 from bnexp.errors import ConfigError, RunError
@@ -91,6 +91,11 @@ class Plan:
 
     def batches(self, runs: Sequence[PlannedRun], *, executor: str) -> Choice:
         """These runs as an executor takes them: each alone, or those that can side by side."""
+        if executor in ("stacked", "auto") and any(run.state == "measure" for run in runs):
+            # what is only measured is not trained side by side: each alone, and no time is spent on timing it
+            batches, reason = self.batches([run for run in runs if run.state != "measure"], executor=executor)
+            measured = [(Job(run.config, run.probes, run.timed),) for run in runs if run.state == "measure"]
+            return Choice([*batches, *measured], reason)
         jobs = [Job(run.config, run.probes, run.timed) for run in runs]
         sizes = [self.worker.hosts[run.config.data].images.image_size for run in runs]
         if executor == "stacked":
@@ -214,7 +219,7 @@ def _planned_parts(request: Request, resolved: Sequence[tuple[str, RunConfig]]) 
 def _state(store: Store, name: str, probes: Probes) -> State:
     record = store.record(name)
     if record is not None and record.has_ended_with(probes):
-        return "done"
+        return "measure" if lacks_predictions(record, store) else "done"
     if record is not None and record.status != "failed":
         has_weights = record.status == "diverged" or store.weights_path(name).exists()
         if has_weights and set(record.unmeasured(probes)) <= MEASURED_AFTERWARDS:

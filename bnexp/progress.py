@@ -27,6 +27,7 @@ GROUP_LABELS = {
 def describe(config: RunConfig, keys: Sequence[str]) -> str:
     """`norm=batch lr=0.1 seed=3`: a run in the words of the overrides that tell it from the others."""
     raw = config.to_dict()
+    raw["data"]["split"] = config.data.split  # which a run's identity leaves out where it is fixed
     words = []
     for key in keys:
         node: Any = raw

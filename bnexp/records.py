@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnexp.config import Status
 
+if TYPE_CHECKING:
+    import numpy as np
+
 RECORD_VERSION = 1
 STATUSES: tuple[Status, ...] = ("finished", "diverged", "collapsed", "failed")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a trained network predicted of every test image.
+
+    Attributes:
+        predicted, label: (N,) uint8, or uint16 where there are more than 256 classes.
+        image: (N,) int32, which image each is: its place among the test images of the data set or, where each seed
+            draws its own split, among all its images, training ones first.
+        chance_class: the largest class of the training images; always answering it scores `chance_test_accuracy`.
+    """
+
+    predicted: np.ndarray
+    label: np.ndarray
+    image: np.ndarray
+    chance_class: int
 
 
 @dataclass(frozen=True)

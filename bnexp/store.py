@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bnexp.errors import StoreError
-from bnexp.records import RunRecord
+from bnexp.records import Predictions, RunRecord
+
+# what numpy.load raises of a file that is no archive of arrays, or not a whole one
+UNREADABLE = (
+    OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, NotImplementedError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -90,6 +99,10 @@ class Store:
     def weights_path(self, run_id: str) -> Path:
         """The trained network's state_dict, as torch saves it."""
         return self.run_dir(run_id) / "weights.pt"
+
+    def predictions_path(self, run_id: str) -> Path:
+        """The predicted class, the label and the index of every test image, as `numpy.load` reads them."""
+        return self.run_dir(run_id) / "predictions.npz"
 
     def error_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "error.txt"
@@ -171,6 +184,42 @@ class Store:
         """
         needle = "" if probe is None else json.dumps({"probe": probe})[1:-1]
         return _read_rows(self.run_dir(run_id) / "probes.jsonl", needle)
+
+    def write_predictions(self, run_id: str, predictions: Predictions) -> None:
+        """Replace predictions.npz."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            predicted=predictions.predicted,
+            label=predictions.label,
+            image=predictions.image,
+            chance_class=np.array(predictions.chance_class, dtype=predictions.label.dtype),
+        )
+        write_atomic(self.predictions_path(run_id), buffer.getvalue())
+
+    def predictions(self, run_id: str) -> Predictions | None:
+        """What a run predicted on test; None where it did not leave that.
+
+        Raises:
+            StoreError: predictions.npz is there and cannot be read.
+        """
+        import numpy as np
+
+        path = self.predictions_path(run_id)
+        try:
+            with np.load(path, allow_pickle=False) as raw:
+                predicted, label, image = raw["predicted"], raw["label"], raw["image"]
+                chance_class = int(raw["chance_class"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UNREADABLE as error:
+            raise StoreError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from error
+        if predicted.ndim != 1 or not predicted.shape == label.shape == image.shape:
+            shapes = f"{predicted.shape}, {label.shape} and {image.shape}"
+            raise StoreError(f"{path}: not a run's predictions (arrays of {shapes})")
+        return Predictions(predicted, label, image, chance_class)
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:

@@ -18,7 +18,7 @@ TIERS = ("small", "medium", "full")
 MIN_SEEDS = 6  # five pairs cannot reach p < 0.05 two-sided by signs or ranks
 INIT = "model.init"
 POOR_INITS = ("default", "normal")  # of weights whose scale knows nothing of the layer, or of the activation
-NOT_AN_ARMS_OWN = ("lr", "seed", "epochs", "data", "data.split_seed", "exec.precision", "probes")
+NOT_AN_ARMS_OWN = ("lr", "seed", "epochs", "data", "data.split", "data.split_seed", "exec.precision", "probes")
 __all__ = ["TIERS", "Choice", "Comparison", "Direction", "StudySpec", "Tier", "declaration_hash", "study_from_dict"]
 
 

@@ -54,7 +54,7 @@ def test_config_round_trips_through_its_dict() -> None:
         ("norm.affine", "yes"), ("norm.affine", True), ("norm.freeze_at", 10), ("model.dropout", 1),
         ("model.dropout_placement", "middle"), ("optim.trainable", "head"), ("model.name", "alexnet"),
         ("model.depth", 0), ("model.init", "lsvu"), ("model.init_gain", 0), ("data.name", "cifar"),
-        ("data.augment", "mixup"), ("data.val_fraction", 0),
+        ("data.augment", "mixup"), ("data.split", "random"), ("data.val_fraction", 0),
         ("data.val_fraction", 1), ("optim.momentum", 1), ("optim.weight_decay", -1e-4), ("optim.decay", "some"),
         ("optim.clip_norm", 0), ("optim.label_smoothing", 1), ("schedule.warmup_epochs", -1),
         ("schedule.warmup_epochs", 10),
@@ -115,6 +115,7 @@ def test_run_id_sees_every_key_and_cell_id_all_but_the_seed() -> None:
         "norm.momentum": 0.2, "norm.affine": "scale", "norm.where": "first", "model.width": 8, "model.init_gain": 2.0,
         "data.split_seed": 1, "data.train_limit": 100, "optim.weight_decay": 0.0, "schedule.warmup_epochs": 1,
         "data.fingerprint": "ab",
+        "data.split": "per_seed",
     }  # fmt: skip
     ids = {run_id(run_config_from_dict(changed(key, value))) for key, value in others.items()}
     assert len(ids | {run_id(base)}) == len(others) + 1
@@ -126,6 +127,15 @@ def test_run_id_sees_every_key_and_cell_id_all_but_the_seed() -> None:
 def test_run_id_does_not_depend_on_how_a_number_is_spelled() -> None:
     assert run_id(run_config_from_dict(changed("lr", 1))) == run_id(run_config_from_dict(changed("lr", 1.0)))
     assert run_id(run_config_from_dict(changed("epochs", 10.0))) == run_id(run_config_from_dict(RAW))
+
+
+def test_a_config_without_a_split_is_of_the_fixed_one() -> None:
+    old = run_config_from_dict(RAW)
+    assert old.data.split == "fixed"
+    assert run_config_from_dict(changed("data.split", "fixed")) == old
+    assert old.to_dict()["data"] == {**RAW["data"], "fingerprint": ""}
+    own = run_config_from_dict(changed("data.split", "per_seed"))
+    assert run_config_from_dict(own.to_dict()) == own
 
 
 def test_run_id_is_pinned() -> None:

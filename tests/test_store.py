@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing as mp
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bnexp.errors import StoreError
-from bnexp.records import RunRecord
+from bnexp.records import Predictions, RunRecord
 from bnexp.store import Store, write_atomic
 
 
@@ -85,3 +87,42 @@ def test_lock_is_seen_by_others_and_freed_by_a_kill(tmp_path: Path) -> None:
     assert not store.is_locked("ab")
     with store.lock("ab", timeout_seconds=0.2) as held:
         assert held
+
+
+def predictions_of(num: int = 3) -> Predictions:
+    return Predictions(np.arange(num, dtype=np.uint8), np.zeros(num, np.uint8), np.arange(num, dtype=np.int32), 7)
+
+
+def test_predictions_round_trip(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.predictions("ab") is None
+    store.run_dir("ab").mkdir(parents=True)
+    store.write_predictions("ab", predictions_of())
+    found = store.predictions("ab")
+    assert found is not None
+    assert (found.predicted.tolist(), found.label.tolist(), found.image.tolist()) == ([0, 1, 2], [0, 0, 0], [0, 1, 2])
+    assert (found.predicted.dtype, found.label.dtype, found.image.dtype) == (np.uint8, np.uint8, np.int32)
+    assert found.chance_class == 7
+
+
+def test_broken_predictions_are_named_in_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.run_dir("ab").mkdir(parents=True)
+    store.write_predictions("ab", predictions_of(1000))
+    path = store.predictions_path("ab")
+    whole = path.read_bytes()
+    middle = len(whole) // 4
+    torn = whole[:middle] + bytes(64) + whole[middle + 64 :]
+    contents = {"empty": b"", "text": b"not an archive", "half": whole[: len(whole) // 2], "torn": torn}
+    plain, pickled, fewer, uneven = (io.BytesIO() for _ in range(4))
+    np.save(plain, np.arange(3))
+    np.savez(pickled, predicted=np.array([object()]), label=0, image=0, chance_class=0)
+    np.savez(fewer, predicted=np.arange(3))
+    np.savez(uneven, predicted=np.arange(3), label=np.arange(2), image=np.arange(3), chance_class=0)
+    buffers = {"plain": plain, "pickled": pickled, "fewer": fewer, "uneven": uneven}
+    contents |= {name: buffer.getvalue() for name, buffer in buffers.items()}
+    for name, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=r"predictions\.npz: not a run's predictions") as error:
+            store.predictions("ab")
+        assert "\n" not in str(error.value), name

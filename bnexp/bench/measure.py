@@ -156,7 +156,10 @@ def _ours(
     settle_process(threads, device)
     data = to_device(host, device)
     # next to nothing to evaluate: of several in flight, each waits for the others' evaluation
-    data = replace(data, val_x=data.val_x[:1], val_y=data.val_y[:1], test_x=data.test_x[:1], test_y=data.test_y[:1])
+    data = replace(
+        data, val_x=data.val_x[:1], val_y=data.val_y[:1], test_x=data.test_x[:1], test_y=data.test_y[:1],
+        test_image=data.test_image[:1],
+    )  # fmt: skip
     per_epoch = len(data.train_y) // batches[0][0].batch_size * batches[0][0].batch_size
     per_run = [row["train_seconds"] for row in _trained(batches, data, device, epochs=2)[0] if row["epoch"] == 2]
     # of several in flight, the others' start is in the first epoch, and their final evaluation in the last

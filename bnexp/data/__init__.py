@@ -5,6 +5,16 @@
 
 from bnexp.data.imageset import ImageSet
 from bnexp.data.sources import DATASETS, load_images
-from bnexp.data.splits import Split, channel_statistics, split_train_val
+from bnexp.data.splits import Split, channel_statistics, channel_sums, split_pool, split_train_val, statistics_of
 
-__all__ = ["DATASETS", "ImageSet", "Split", "channel_statistics", "load_images", "split_train_val"]
+__all__ = [
+    "DATASETS",
+    "ImageSet",
+    "Split",
+    "channel_statistics",
+    "channel_sums",
+    "load_images",
+    "split_pool",
+    "split_train_val",
+    "statistics_of",
+]

@@ -7,14 +7,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnexp.config import NO_NORM, DataConfig, NormConfig, OptimConfig, Options, RunConfig
-from bnexp.data import ImageSet, Split, channel_statistics, load_images, split_train_val
+from bnexp.data import ImageSet, Split, channel_statistics, load_images, split_pool, split_train_val
 from bnexp.errors import ConfigError
 from bnexp.nn import MODELS, NORMS, build_model, count_norm_positions
 from bnexp.nn.init import init_parameters, scale_to_unit_variance
@@ -34,12 +34,37 @@ class HostData:
 
     Attributes:
         images: every image, training ones first as `split` indexes them, (N, C, H, W) uint8.
+        split: under `data.split=per_seed` that of seed 0, whose sizes are those of every seed; so are mean and std.
     """
 
     images: ImageSet
     split: Split
     mean: np.ndarray
     std: np.ndarray
+
+
+class Normalization(Protocol):
+    """What normalizes raw pixels."""
+
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def shift(self) -> Tensor: ...
+
+
+class SplitFacts(Protocol):
+    """What is known of a run's splits besides their images; `DeviceData` says what each is."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def chance(self) -> dict[str, float]: ...
+    @property
+    def majority(self) -> int: ...
+    @property
+    def test_image(self) -> np.ndarray: ...
+    @property
+    def sizes(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +74,8 @@ class DeviceData:
     Attributes:
         train_x, val_x, test_x: (N, C, H, W) uint8; train_y, val_y, test_y: (N,) int64.
         scale, shift: (1, C, 1, 1) float32; x * scale + shift normalizes raw pixels by the training set's statistics.
-        chance: split -> what always answering the largest training class scores on it.
+        chance: split -> what always answering the largest training class, `majority`, scores on it.
+        test_image: (N,) int32, which image each of test is, as `Predictions.image` has it; on the host.
     """
 
     train_x: Tensor
@@ -62,6 +88,13 @@ class DeviceData:
     shift: Tensor
     num_classes: int
     chance: dict[str, float]
+    majority: int
+    test_image: np.ndarray
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split -> its images."""
+        return {split: len(y) for split, (_, y) in self.splits().items()}
 
     def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Split -> images and labels."""
@@ -79,11 +112,31 @@ def load_host_data(config: DataConfig, root: Path | None) -> HostData:
         DataError, ConfigError: it is missing, broken, or does not fit the config.
     """
     images = load_images(config.name, root=root, image_size=config.image_size)
+    if config.split == "per_seed":
+        split = split_of_seed(pool_labels(images), len(images.test_labels), config, seed=0)
+        mean, std = channel_statistics(np.concatenate([images.train_images, images.test_images]), split.train)
+        return HostData(images, split, mean, std)
     split = split_train_val(
         images.train_labels, val_fraction=config.val_fraction, seed=config.split_seed, train_limit=config.train_limit
     )
     mean, std = channel_statistics(images.train_images, split.train)
     return HostData(images, split, mean, std)
+
+
+def pool_labels(images: ImageSet) -> np.ndarray:
+    """The labels of all images, training ones first."""
+    return np.concatenate([images.train_labels, images.test_labels])
+
+
+def split_of_seed(labels: np.ndarray, num_test: int, config: DataConfig, *, seed: int) -> Split:
+    """The split that a run's seed draws from the pool: the same for every arm."""
+    return split_pool(
+        labels,
+        num_test=num_test,
+        val_fraction=config.val_fraction,
+        seed=seed_for(seed, "split", config.split_seed),
+        train_limit=config.train_limit,
+    )
 
 
 def is_of_a_package(config: RunConfig) -> bool:
@@ -94,30 +147,46 @@ def is_of_a_package(config: RunConfig) -> bool:
 def to_device(host: HostData, device: torch.device) -> DeviceData:
     """Put the splits on the device, once a worker."""
     images, split = host.images, host.split
+    assert split.test is None, "a pool has no splits of its own: see `engine.pool`"
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-    train_y = images.train_labels[split.train]
-    majority = int(np.bincount(train_y, minlength=images.num_classes).argmax())
-    scale = 1.0 / (255.0 * host.std)
-    shift = -host.mean / host.std
+    train_y, val_y = images.train_labels[split.train], images.train_labels[split.val]
+    majority, chance = majority_and_chance(train_y, val_y, images.test_labels)
+    scale, shift = normalization(host.mean, host.std, device)
     return DeviceData(
         train_x=tensor(images.train_images[split.train]),
         train_y=tensor(train_y),
         val_x=tensor(images.train_images[split.val]),
-        val_y=tensor(images.train_labels[split.val]),
+        val_y=tensor(val_y),
         test_x=tensor(np.array(images.test_images)),
         test_y=tensor(images.test_labels),
-        scale=tensor(scale.astype(np.float32)).view(1, -1, 1, 1),
-        shift=tensor(shift.astype(np.float32)).view(1, -1, 1, 1),
+        scale=scale,
+        shift=shift,
         num_classes=images.num_classes,
-        chance={
-            "train": float((train_y == majority).mean()),
-            "val": float((images.train_labels[split.val] == majority).mean()),
-            "test": float((images.test_labels == majority).mean()),
-        },
+        chance=chance,
+        majority=majority,
+        test_image=np.arange(len(images.test_labels), dtype=np.int32),
     )
+
+
+def majority_and_chance(train_y: np.ndarray, val_y: np.ndarray, test_y: np.ndarray) -> tuple[int, dict[str, float]]:
+    """The largest class of train, and split -> what always answering it scores."""
+    majority = int(np.bincount(train_y).argmax())
+    splits = {"train": train_y, "val": val_y, "test": test_y}
+    return majority, {split: float((y == majority).mean()) for split, y in splits.items()}
+
+
+def normalization(mean: np.ndarray, std: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (1, C, 1, 1) float32, of raw pixels to mean 0 and std 1.
+
+    Args:
+        mean, std: of pixels scaled to [0, 1].
+    """
+    scale, shift = 1.0 / (255.0 * std), -mean / std
+    on_device = (torch.from_numpy(each.astype(np.float32)).to(device).view(1, -1, 1, 1) for each in (scale, shift))
+    return next(on_device), next(on_device)
 
 
 def build_network(config: RunConfig, *, in_channels: int, image_size: int, num_classes: int) -> nn.Module:
@@ -269,7 +338,7 @@ def init_network(model: nn.Module, config: RunConfig, data: DeviceData) -> None:
         scale_to_unit_variance(model, normalize(data.train_x[index], data), gain=config.model.init_gain)
 
 
-def normalize(x: Tensor, data: DeviceData) -> Tensor:
+def normalize(x: Tensor, data: Normalization) -> Tensor:
     """Raw pixels to float32 with the training set's mean 0 and std 1 per channel, channels last."""
     return (x.float() * data.scale + data.shift).contiguous(memory_format=torch.channels_last)
 

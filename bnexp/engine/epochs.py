@@ -23,14 +23,13 @@ CHECK_STEPS = 100  # a loss that is not finite is noticed within so many steps, 
 Row = dict[str, Any]
 
 
-def draw_epoch(config: RunConfig, data: DeviceData, epoch: int) -> tuple[Tensor, Augmentation | None]:
+def draw_epoch(config: RunConfig, *, num_train: int, image_size: int, epoch: int) -> tuple[Tensor, Augmentation | None]:
     """Order and augmentations of an epoch, on the CPU."""
-    num_train = len(data.train_y)
     order = torch.randperm(num_train, generator=_generator(config.seed, "order", epoch))
     augmentation = draw_augmentation(
         config.data.augment,
         num_train,
-        pad=pad_for(data.train_x.shape[-1]),
+        pad=pad_for(image_size),
         generator=_generator(config.seed, "augment", epoch),
     )
     return order, augmentation

@@ -22,6 +22,7 @@ from bnexp.probes.evaluation import piece_size
 PROBE_SECONDS = 0.2  # of training: then a timing is good enough
 MOST_TIMINGS = 4
 FEWEST_IMAGES = 32  # to time an evaluation with
+ANY_SEED = 0  # splits of all seeds have the same sizes, and time depends on no more
 COUNTED_PROBES = (*STEP_PROBES, "statistics")  # those whose time is in an estimate
 
 
@@ -46,7 +47,7 @@ class Estimator:
 
     def of_training(self, batch: Sequence[Job]) -> float:
         """Seconds of a run, or of several side by side: training, validation, final evaluation and step probes."""
-        config, data = batch[0].config, self.worker.data(batch[0].config.data)
+        config, data = batch[0].config, self.worker.data(batch[0].config.data, ANY_SEED)
         num_steps = config.epochs * (len(data.train_y) // config.batch_size)
         num_images = config.epochs * len(data.val_y) + sum(len(y) for _, y in data.splits().values())
         shape = _shape(config)
@@ -62,7 +63,7 @@ class Estimator:
 
     def of_statistics(self, config: RunConfig) -> float:
         """Seconds of the probe `statistics`, which looks at each trained network by itself."""
-        data, shape = self.worker.data(config.data), _shape(config)
+        data, shape = self.worker.data(config.data, ANY_SEED), _shape(config)
         key = (shape, "statistics")
         if key not in self._probes:
             _, channels, side, _ = data.train_x.shape
@@ -142,4 +143,5 @@ def _cut(data: DeviceData, *, num_train: int, num_eval: int) -> DeviceData:
         val_y=data.val_y[:num_eval],
         test_x=data.test_x[:num_eval],
         test_y=data.test_y[:num_eval],
+        test_image=data.test_image[:num_eval],
     )

@@ -19,7 +19,7 @@ from bnexp.config import ExecConfig, RunConfig
 from bnexp.engine.checkpoint import load_checkpoint, load_weights, save_weights
 from bnexp.engine.device import environment
 from bnexp.engine.lanes import Steps, Stepwise
-from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, train_run
+from bnexp.engine.loop import Checkpointing, Outcome, measure_trained, predict_trained, train_run
 from bnexp.engine.stacked import train_stack
 from bnexp.engine.worker import Job, Worker
 from bnexp.errors import RunError
@@ -33,6 +33,8 @@ LOCK_SECONDS = 5.0
 LOCK_POLL_SECONDS = 0.05
 # probes of a trained network, which need its weights and no training
 MEASURED_AFTERWARDS = frozenset(END_PROBES)
+# images by which predictions of saved weights may miss the recorded accuracy: of a stack, sums differ by rounding
+MOST_IMAGES_OFF = 2
 TIMES = ("train_seconds", "cpu_seconds", "images_per_second")
 
 
@@ -54,17 +56,20 @@ def execute_run(
             if not (yield from _locked(name, worker, store, locks)):
                 return None
             record = store.record(name)
-            if record is not None and record.has_ended_with(worker.exec.probes):
+            ended = record is not None and record.has_ended_with(worker.exec.probes)
+            if record is not None and ended and not lacks_predictions(record, store):
                 return record
             weights = None
             if record is None or record.status == "failed":
                 record = yield from _train(config, name, worker, store, on_epoch)
             else:
                 weights = load_weights(store.weights_path(name))
-                if _must_repeat(record, worker, weights):
+                if not ended and _must_repeat(record, worker, weights):
                     record = yield from _repeat(config, record, worker, store, weights, on_epoch)
             store.checkpoint_path(name).unlink(missing_ok=True)
             record = _measure(config, record, worker, store, weights)
+            if lacks_predictions(record, store):
+                _predict(config, record, worker, store, weights)
             store.error_path(name).unlink(missing_ok=True)
             return record
     except Exception as error:  # the one boundary: whatever a run raises must not stop the others
@@ -159,7 +164,7 @@ def _train_stack(jobs: Sequence[Job], worker: Worker, store: Store, on_epoch: Ca
 
     yield from train_stack.in_steps(
         configs,
-        worker.data(configs[0].data),
+        worker.stack_data(configs[0].data, [config.seed for config in configs]),
         worker.device,
         checkpointing=[Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds) for name in names],
         captured=worker.captures,
@@ -230,6 +235,7 @@ def _record(
     store.write_history(name, outcome.history)
     store.write_probes(name, outcome.probes)
     _write_weights(name, outcome, store)
+    _write_predictions(name, outcome, store)
     assert all(value is None or math.isfinite(value) for value in outcome.final.values())
     record = RunRecord(
         run_id=name,
@@ -289,6 +295,7 @@ def _repeat(
     store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + outcome.probes)
     if weights is None:
         _write_weights(name, outcome, store)
+        _write_predictions(name, outcome, store)  # they are of these weights
     return _add_probes(done, missing, outcome.seconds["probes"], store)
 
 
@@ -314,21 +321,62 @@ def _measure(
     if missing and record.status != "diverged":
         weights = load_weights(store.weights_path(name)) if weights is None else weights
         torch.set_num_threads(record.exec.get("threads", worker.threads))
-        data, step = worker.data(config.data), store.history(name)[-1]["step"]
+        data, step = worker.data(config.data, config.seed), store.history(name)[-1]["step"]
         measured = None if weights is None else measure_trained(
             config, data, worker.device, weights, probes=missing, step=step
         )  # fmt: skip
         if measured is None:
-            raise RunError(
-                f"{store.weights_path(name)}: not this network's weights, as of another version of bnexp; the record "
-                "is kept: use another results folder"
-            )
+            raise _foreign_weights(name, store)
         rows, seconds = measured
         store.write_probes(name, [row for row in store.probes(name) if row["probe"] not in missing] + rows)
     record = _add_probes(record, missing, seconds, store)
     if elsewhere:
         raise RunError(f"probes=[cost]: this run was made on {made_on}, and its cost cannot be told on {worker.device}")
     return record
+
+
+def lacks_predictions(record: RunRecord, store: Store) -> bool:
+    """Whether a run of an earlier version can still be told its predictions: they are missing, and its weights not."""
+    if record.status not in ("finished", "collapsed") or store.predictions_path(record.run_id).exists():
+        return False
+    return store.weights_path(record.run_id).exists()
+
+
+def _predict(
+    config: RunConfig, record: RunRecord, worker: Worker, store: Store, weights: dict[str, Tensor] | None
+) -> None:
+    """Write the predictions of a run that ended without them, from its weights.
+
+    Args:
+        weights: as read from disk already, if they were.
+
+    Raises:
+        RunError: the weights are not this network's, or do not give the accuracy that was recorded.
+    """
+    name = record.run_id
+    weights = load_weights(store.weights_path(name)) if weights is None else weights
+    torch.set_num_threads(record.exec.get("threads", worker.threads))  # sums depend on it
+    data = worker.data(config.data, config.seed)
+    predictions = None if weights is None else predict_trained(config, data, worker.device, weights)
+    if predictions is None:
+        raise _foreign_weights(name, store)
+    num_correct, num = int((predictions.predicted == predictions.label).sum()), len(predictions.label)
+    recorded = record.final["test_accuracy"]
+    assert recorded is not None
+    if abs(num_correct - recorded * num) > MOST_IMAGES_OFF + 1e-6:
+        raise RunError(
+            f"{store.weights_path(name)}: classifies {num_correct} of {num} test images correctly where "
+            f"{round(recorded * num)} were recorded, as on other hardware or versions; the record is kept, without "
+            "predictions: use another results folder"
+        )
+    store.write_predictions(name, predictions)
+
+
+def _foreign_weights(name: str, store: Store) -> RunError:
+    return RunError(
+        f"{store.weights_path(name)}: not this network's weights, as of another version of bnexp; the record "
+        "is kept: use another results folder"
+    )
 
 
 def _train_run(
@@ -345,7 +393,7 @@ def _train_run(
     checkpointing = Checkpointing(store.checkpoint_path(name), worker.exec.checkpoint_seconds)
     outcome = yield from train_run.in_steps(
         config,
-        worker.data(config.data),
+        worker.data(config.data, config.seed),
         worker.device,
         checkpointing=checkpointing,
         probes=probes,
@@ -368,6 +416,13 @@ def _write_weights(name: str, outcome: Outcome, store: Store) -> None:
         store.weights_path(name).unlink(missing_ok=True)
     else:
         save_weights(store.weights_path(name), outcome.weights)
+
+
+def _write_predictions(name: str, outcome: Outcome, store: Store) -> None:
+    if outcome.predictions is None:
+        store.predictions_path(name).unlink(missing_ok=True)
+    else:
+        store.write_predictions(name, outcome.predictions)
 
 
 def _untimed(row: dict[str, Any]) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from bnexp.engine.epochs import (
     train_mode,
     with_validation,
 )
-from bnexp.engine.evaluation import at_chance, evaluate, evaluate_splits, final_metrics
+from bnexp.engine.evaluation import at_chance, evaluate, evaluate_splits, final_metrics, predict, predictions_of
 from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.probing import Probing
 from bnexp.engine.updates import RunUpdates
 from bnexp.probes import END_PROBES, STEP_PROBES
+from bnexp.records import Predictions
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Outcome:
 
     Attributes:
         weights: parameters and buffers of the trained network; None for a diverged run, which has none to keep.
+        predictions: on test, what `final["test_accuracy"]` counts; None for a diverged run.
         captured: whether its steps were replayed as a graph.
     """
 
@@ -57,6 +59,7 @@ class Outcome:
     num_params: int
     probes: list[Row]
     weights: dict[str, Tensor] | None
+    predictions: Predictions | None
     captured: bool = False
 
 
@@ -107,7 +110,10 @@ def train_run(
             saved_at = time.perf_counter()
 
     started = time.perf_counter()
-    measured = {} if status == "diverged" else evaluate_splits(model, data, config.precision)
+    measured: dict[str, tuple[float, float]] = {}
+    predictions = None
+    if status != "diverged":
+        measured, predictions = evaluate_splits(model, data, config.precision)
     eval_seconds += time.perf_counter() - started
     final = final_metrics(measured, data)
     if status == "finished" and at_chance(final, data):
@@ -116,7 +122,7 @@ def train_run(
     final["train_seconds"] = seconds["train"]
     num_params = sum(p.numel() for p in model.parameters())
     weights = None if status == "diverged" else model.state_dict()
-    return Outcome(status, final, history, seconds, num_params, probing.rows, weights, updates.replaying)
+    return Outcome(status, final, history, seconds, num_params, probing.rows, weights, predictions, updates.replaying)
 
 
 def measure_trained(
@@ -138,16 +144,36 @@ def measure_trained(
         step: updates that the network has seen.
     """
     probing = Probing(config, data, {name: probes[name] for name in END_PROBES if name in probes})
+    model = _trained_network(config, data, device, weights)
+    if model is None:
+        return None
+    train_mode(model, config, epoch=config.epochs)
+    probing.at_end(model, step=step, epoch=config.epochs)
+    return probing.rows, probing.seconds
+
+
+def predict_trained(
+    config: RunConfig, data: DeviceData, device: torch.device, weights: dict[str, Tensor]
+) -> Predictions | None:
+    """What a trained network predicts on test; None where the weights are not this network's."""
+    model = _trained_network(config, data, device, weights)
+    if model is None:
+        return None
+    _, _, predicted = predict(model, data.test_x, data.test_y, data, config.precision)
+    return predictions_of(predicted, data.test_y, data)
+
+
+def _trained_network(
+    config: RunConfig, data: DeviceData, device: torch.device, weights: dict[str, Tensor]
+) -> nn.Module | None:
+    """The network with these weights; None where they are not its own, but those of another version of bnexp."""
     _, channels, height, _ = data.train_x.shape
     model = build_network(config, in_channels=channels, image_size=height, num_classes=data.num_classes)
     try:
         model.load_state_dict(weights)
     except RuntimeError:
         return None
-    model.to(device).to(memory_format=torch.channels_last)
-    train_mode(model, config, epoch=config.epochs)
-    probing.at_end(model, step=step, epoch=config.epochs)
-    return probing.rows, probing.seconds
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _start(
@@ -203,7 +229,7 @@ def train_epoch(updates: RunUpdates, *, epoch: int) -> Steps[Row]:
     num_train, batch_size = len(data.train_y), config.batch_size
     steps_per_epoch = num_train // batch_size
     first_step = epoch * steps_per_epoch
-    order, augmentation = draw_epoch(config, data, epoch)
+    order, augmentation = draw_epoch(config, num_train=num_train, image_size=data.train_x.shape[-1], epoch=epoch)
     augmentation = None if augmentation is None else augmentation.to(device)
     enter_epoch(updates.model, config, data, epoch)
     lrs = [config.lr * factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from bnexp.config import RunConfig, Status
 from bnexp.data.augment import Augmentation, apply_augmentation
-from bnexp.engine.build import DeviceData, build_network, build_optimizer, normalize
+from bnexp.engine.build import DeviceData, SplitFacts, build_network, build_optimizer, normalize
 from bnexp.engine.captured import captures
 from bnexp.engine.checkpoint import load_checkpoint, save_checkpoint
 from bnexp.engine.epochs import (
@@ -31,9 +31,10 @@ from bnexp.engine.epochs import (
     seconds_of,
     with_validation,
 )
-from bnexp.engine.evaluation import EVAL_BATCH, at_chance, final_metrics
+from bnexp.engine.evaluation import EVAL_BATCH, at_chance, final_metrics, predictions_of
 from bnexp.engine.lanes import Steps, Stepwise
 from bnexp.engine.loop import Checkpointing, Outcome, initial_network
+from bnexp.engine.pool import Draw
 from bnexp.engine.stack_optim import StackedOptimizer
 from bnexp.engine.step import at_least_fp32
 from bnexp.engine.updates import CapturedUpdates, PlainUpdates, Update
@@ -81,18 +82,76 @@ def stack_key(config: RunConfig, probes: Mapping[str, Any]) -> Hashable | None:
     )
 
 
+@dataclass(frozen=True)
+class _Images:
+    """One split as the runs of a stack see it.
+
+    Attributes:
+        x: (N, C, H, W) uint8; y: (N,) int64.
+        places: (M, K), where in `x` and `y` each run's images are; None: all runs see all of them, in their order.
+    """
+
+    x: Tensor
+    y: Tensor
+    places: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.y if self.places is None else self.places)
+
+    def batches(self, batch_size: int, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Raw images, (B, K·C, H, W), and labels, (B, K), of all in order, for `num` runs."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            if self.places is None:
+                yield self.x[part].repeat(1, num, 1, 1), self.y[part][:, None].expand(-1, num)
+            else:
+                yield self.at(self.places[part])
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw images, (B, K·C, H, W), and labels, (B, K), at these places of `x` and `y`, (B, K)."""
+        x = self.x.index_select(0, index.flatten())
+        return x.view(len(index), -1, *x.shape[2:]), self.y[index]
+
+
+@dataclass(frozen=True)
+class _StackData:
+    """The data of runs side by side.
+
+    Attributes:
+        splits: split -> its images.
+        scale, shift: (1, K·C, 1, 1), of each run.
+        facts: of each run's own splits.
+    """
+
+    splits: dict[str, _Images]
+    scale: Tensor
+    shift: Tensor
+    facts: Sequence[SplitFacts]
+
+    @property
+    def train(self) -> _Images:
+        return self.splits["train"]
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.x.device
+
+    @property
+    def image_size(self) -> int:
+        return self.train.x.shape[-1]
+
+
 @dataclass
 class _Stack:
     """Runs that are trained together.
 
     Attributes:
-        data: as every run sees it, but that scale and shift, (1, K·C, 1, 1), are there for each.
         loss_sum, num_correct: (K,), of the epoch so far.
         captured: whether steps are to be captured.
     """
 
     configs: Sequence[RunConfig]
-    data: DeviceData
+    data: _StackData
     model: nn.Module
     optimizer: StackedOptimizer
     loss_sum: Tensor
@@ -112,13 +171,13 @@ class _Stack:
         for name, layer in stochastic_layers(self.model):
             assert isinstance(layer, StackedStochastic)
             seeds = [seed_for(config.seed, purpose, name, *keys) for config in self.configs]
-            layer.reseed_each(seeds, self.data.train_x.device)
+            layer.reseed_each(seeds, self.data.device)
 
 
 @Stepwise
 def train_stack(
     configs: Sequence[RunConfig],
-    data: DeviceData,
+    data: DeviceData | Sequence[Draw],
     device: torch.device,
     *,
     checkpointing: Sequence[Checkpointing] = (),
@@ -136,6 +195,7 @@ def train_stack(
 
     Args:
         configs: with a resolved precision.
+        data: what all runs see, or what each of them has drawn from one pool.
         checkpointing: of each run; none of any where it is empty.
         captured: as in `train_run`.
         on_epoch: called with a run's place in `configs` and its new history row.
@@ -152,10 +212,10 @@ def train_stack(
     outcomes: dict[int, Outcome] = {}
     saved_at = time.perf_counter()
 
-    def end(index: int, measured: Mapping[str, tuple[float, float]] | None) -> None:
+    def end(index: int, measured: Mapping[str, tuple[float, float, Tensor]] | None) -> None:
         seconds = eval_seconds[index]
         outcomes[index] = _outcome(
-            stack, index, data, histories[index], measured, eval_seconds=seconds,
+            stack, index, histories[index], measured, eval_seconds=seconds,
             captured=updates.replaying,
         )  # fmt: skip
         on_end(index, outcomes[index])
@@ -164,11 +224,11 @@ def train_stack(
         rows = yield from _train_epoch(stack, epoch, updates)
         started = time.perf_counter()
         trained = [index for index in alive if math.isfinite(rows[index]["train_loss"])]
-        validation = _evaluate(stack, data.val_x, data.val_y) if trained else {}
+        validation = _evaluate(stack, stack.data.splits["val"]) if trained else {}
         for index in trained:
             eval_seconds[index] += (time.perf_counter() - started) / len(trained)
         for index in list(alive):
-            row, diverged = with_validation(rows[index], validation[index] if index in trained else None)
+            row, diverged = with_validation(rows[index], validation[index][:2] if index in trained else None)
             histories[index].append(row)
             on_epoch(index, row)
             if diverged:
@@ -183,7 +243,7 @@ def train_stack(
             saved_at = time.perf_counter()
 
     started = time.perf_counter()
-    measured = {split: _evaluate(stack, x, y) for split, (x, y) in data.splits().items()} if alive else {}
+    measured = {split: _evaluate(stack, images) for split, images in stack.data.splits.items()} if alive else {}
     for index in alive:
         eval_seconds[index] += (time.perf_counter() - started) / len(alive)
         end(index, {split: each[index] for split, each in measured.items()})
@@ -192,7 +252,7 @@ def train_stack(
 
 def _start(
     configs: Sequence[RunConfig],
-    data: DeviceData,
+    data: DeviceData | Sequence[Draw],
     device: torch.device,
     checkpointing: Sequence[Checkpointing],
     *,
@@ -200,11 +260,16 @@ def _start(
 ) -> tuple[_Stack, list[list[Row]]]:
     """The stack and each run's history: at the runs' last checkpoints, or at the beginning where those do not fit."""
     assert len({stack_key(config, {}) for config in configs}) == 1, "runs of different shapes"
-    networks = [initial_network(config, data) for config in configs]
+    draws: Sequence[DeviceData | Draw] = [data] * len(configs) if isinstance(data, DeviceData) else data
+    networks = [
+        initial_network(config, own if isinstance(own, DeviceData) else own.gathered())  # one at a time, then freed
+        for config, own in zip(configs, draws, strict=True)
+    ]
     reason = why_not_stackable(networks[0])
     if reason is not None:
         raise RunError(f"these runs cannot be stacked: {reason}")
-    saved = _saved(configs, data, checkpointing)
+    laid = _side_by_side(data, len(configs))
+    saved = _saved(configs, laid, checkpointing)
     histories: list[list[Row]] = [[] for _ in configs]
     if saved is not None:
         networks, optimizers, histories = saved
@@ -214,15 +279,28 @@ def _start(
     if saved is not None:
         optimizer.read_from(optimizers)
     num = len(configs)
-    wide = replace(data, scale=data.scale.repeat(1, num, 1, 1), shift=data.shift.repeat(1, num, 1, 1))
     sums = torch.zeros(num, device=device), torch.zeros(num, dtype=torch.int64, device=device)
-    return _Stack(configs, wide, model, optimizer, *sums, captured), histories
+    return _Stack(configs, laid, model, optimizer, *sums, captured), histories
+
+
+def _side_by_side(data: DeviceData | Sequence[Draw], num: int) -> _StackData:
+    if isinstance(data, DeviceData):
+        splits = {split: _Images(x, y, None) for split, (x, y) in data.splits().items()}
+        return _StackData(splits, data.scale.repeat(1, num, 1, 1), data.shift.repeat(1, num, 1, 1), [data] * num)
+    pool = data[0].pool
+    assert all(draw.pool is pool for draw in data), "draws of different pools"
+    splits = {
+        split: _Images(pool.x, pool.y, torch.stack([draw.places[split] for draw in data], 1))
+        for split in data[0].places
+    }
+    scale, shift = (torch.cat(each, 1) for each in ([d.scale for d in data], [d.shift for d in data]))
+    return _StackData(splits, scale, shift, data)
 
 
 Saved = tuple[list[nn.Module], list[torch.optim.Optimizer], list[list[Row]]]
 
 
-def _saved(configs: Sequence[RunConfig], data: DeviceData, checkpointing: Sequence[Checkpointing]) -> Saved | None:
+def _saved(configs: Sequence[RunConfig], data: _StackData, checkpointing: Sequence[Checkpointing]) -> Saved | None:
     """Networks, optimizers and histories; None unless all runs have a checkpoint, and all of the same epoch."""
     states = [load_checkpoint(one.path, torch.device("cpu")) for one in checkpointing]
     found = [state for state in states if state is not None]
@@ -249,10 +327,10 @@ def _save(stack: _Stack, index: int, checkpoint: Checkpointing, history: list[Ro
     save_checkpoint(checkpoint.path, network, optimizer, history=history, probes=[], wanted={})
 
 
-def _alone(config: RunConfig, data: DeviceData) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _alone(config: RunConfig, data: _StackData) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A run's own network, with any weights, and its optimizer."""
-    _, channels, size, _ = data.train_x.shape
-    network = build_network(config, in_channels=channels, image_size=size, num_classes=data.num_classes)
+    _, channels, size, _ = data.train.x.shape
+    network = build_network(config, in_channels=channels, image_size=size, num_classes=data.facts[0].num_classes)
     return network, build_optimizer(network, config.optim, config.lr)
 
 
@@ -271,16 +349,16 @@ def _update_of(stack: _Stack) -> Update:
 def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpdates) -> Steps[list[Row]]:
     """As `train_epoch`, a row for each run."""
     started, on_core = time.perf_counter(), time.process_time()
-    config, data, device = stack.config, stack.data, stack.data.train_x.device
+    config, data = stack.config, stack.data
     batch_size = config.batch_size
-    steps_per_epoch = len(data.train_y) // batch_size
+    steps_per_epoch = len(data.train) // batch_size
     first_step = epoch * steps_per_epoch
     order, augmentation = _draw_epochs(stack, epoch)
     # in the batches that a run alone has, or dropout would draw otherwise
-    freeze_or_go_on(stack.model, config, epoch, stack.reseed, lambda: _inputs(stack, data.train_x, EVAL_BATCH))
+    freeze_or_go_on(stack.model, config, epoch, stack.reseed, lambda: _train_inputs(stack))
     factors = [factor_at(config, first_step + k, steps_per_epoch) for k in range(steps_per_epoch)]
     lrs = [[factor * one.lr for one in stack.configs] for factor in factors]
-    lrs_on_device = torch.tensor(lrs, dtype=data.scale.dtype).to(device)
+    lrs_on_device = torch.tensor(lrs, dtype=data.scale.dtype).to(data.device)
     stack.loss_sum.zero_()
     stack.num_correct.zero_()
     used = steps_per_epoch * batch_size
@@ -310,10 +388,16 @@ def _train_epoch(stack: _Stack, epoch: int, updates: PlainUpdates | CapturedUpda
 
 
 def _draw_epochs(stack: _Stack, epoch: int) -> tuple[Tensor, Augmentation | None]:
-    """Every run's order, (num_train, K), and augmentations: of example k of run n at place k·K + n."""
-    device = stack.data.train_x.device
-    orders, augmentations = zip(*(draw_epoch(config, stack.data, epoch) for config in stack.configs), strict=True)
+    """Every run's order, (num_train, K), and augmentations: of example k of run n at place k·K + n.
+
+    The order is of places in `stack.data.train.x`.
+    """
+    device, train, image_size = stack.data.device, stack.data.train, stack.data.image_size
+    drawn = (draw_epoch(config, num_train=len(train), image_size=image_size, epoch=epoch) for config in stack.configs)
+    orders, augmentations = zip(*drawn, strict=True)
     order = torch.stack(orders, 1).to(device)
+    if train.places is not None:
+        order = train.places.gather(0, order)
     if augmentations[0] is None:
         return order, None
 
@@ -324,11 +408,11 @@ def _draw_epochs(stack: _Stack, epoch: int) -> tuple[Tensor, Augmentation | None
 
 def _batch(stack: _Stack, index: Tensor, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
     """Normalized images, (B, K·C, H, W), and labels, (B, K), of the examples at `index`, (B, K)."""
-    x = stack.data.train_x.index_select(0, index.flatten())
+    x, y = stack.data.train.at(index)
     if augmentation is not None:
-        x = apply_augmentation(x, augmentation)
-    x = x.view(len(index), -1, *x.shape[2:])
-    return normalize(x, stack.data), stack.data.train_y[index]
+        wide = x.shape
+        x = apply_augmentation(x.view(index.numel(), -1, *wide[2:]), augmentation).view(wide)
+    return normalize(x, stack.data), y
 
 
 def _train_step(stack: _Stack, x: Tensor, y: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
@@ -351,36 +435,36 @@ def _logits(stack: _Stack, x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _evaluate(stack: _Stack, x: Tensor, y: Tensor) -> dict[int, tuple[float, float]]:
-    """Run -> its loss and accuracy, as `evaluate` has them, on the same images."""
-    exact = torch.float64 if x.device.type != "mps" else torch.float32
-    loss_sum = torch.zeros(stack.num, dtype=exact, device=x.device)
-    num_correct = torch.zeros(stack.num, dtype=torch.int64, device=x.device)
+def _evaluate(stack: _Stack, images: _Images) -> dict[int, tuple[float, float, Tensor]]:
+    """Run -> its loss, accuracy and predicted classes, as `predict` has them."""
+    device = stack.data.device
+    exact = torch.float64 if device.type != "mps" else torch.float32
+    loss_sum = torch.zeros(stack.num, dtype=exact, device=device)
+    num_correct = torch.zeros(stack.num, dtype=torch.int64, device=device)
+    predicted: list[Tensor] = []
     with kept_modes(stack.model):
         stack.model.eval()
-        for k, batch in enumerate(_inputs(stack, x, EVAL_BATCH_EACH)):
-            logits = _logits(stack, batch)
-            labels = y[k * EVAL_BATCH_EACH : (k + 1) * EVAL_BATCH_EACH]
-            each = labels[:, None].expand(-1, stack.num)
+        for x, each in images.batches(EVAL_BATCH_EACH, stack.num):
+            logits = _logits(stack, normalize(x, stack.data))
             losses = F.cross_entropy(logits.flatten(0, 1), each.flatten(), reduction="none")
             loss_sum += losses.view(each.shape).sum(0)
-            num_correct += (logits.argmax(2) == each).sum(0)
-    sums = zip(loss_sum.tolist(), num_correct.tolist(), strict=True)
-    return {index: (loss / len(y), correct / len(y)) for index, (loss, correct) in enumerate(sums)}
+            predicted.append(logits.argmax(2))
+            num_correct += (predicted[-1] == each).sum(0)
+    found = zip(loss_sum.tolist(), num_correct.tolist(), torch.cat(predicted).unbind(1), strict=True)
+    return {index: (loss / len(images), correct / len(images), own) for index, (loss, correct, own) in enumerate(found)}
 
 
-def _inputs(stack: _Stack, x: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """The same images for every network, normalized, in batches."""
-    for start in range(0, len(x), batch_size):
-        yield normalize(x[start : start + batch_size].repeat(1, stack.num, 1, 1), stack.data)
+def _train_inputs(stack: _Stack) -> Iterator[Tensor]:
+    """Every network's training images, normalized, in batches."""
+    for x, _ in stack.data.train.batches(EVAL_BATCH, stack.num):
+        yield normalize(x, stack.data)
 
 
 def _outcome(
     stack: _Stack,
     index: int,
-    data: DeviceData,
     history: list[Row],
-    measured: Mapping[str, tuple[float, float]] | None,
+    measured: Mapping[str, tuple[float, float, Tensor]] | None,
     *,
     eval_seconds: float,
     captured: bool,
@@ -388,14 +472,19 @@ def _outcome(
     """How one run ended.
 
     Args:
-        measured: split -> loss and accuracy; None for a diverged run.
+        measured: split -> loss, accuracy and predicted classes; None for a diverged run.
     """
-    final = final_metrics(measured or {}, data)
+    facts = stack.data.facts[index]
+    final = final_metrics({split: (loss, accuracy) for split, (loss, accuracy, _) in (measured or {}).items()}, facts)
     num_params = sum(p.numel() for p in stack.model.parameters()) // stack.num
     seconds = {**seconds_of(history), "eval": eval_seconds, "probes": 0.0}
     final["train_seconds"] = seconds["train"]
     if measured is None:
-        return Outcome("diverged", final, history, seconds, num_params, [], None, captured)
-    status: Status = "collapsed" if at_chance(final, data) else "finished"
+        return Outcome("diverged", final, history, seconds, num_params, [], None, None, captured)
+    status: Status = "collapsed" if at_chance(final, facts) else "finished"
     weights = network_state(stack.model, index, stack.num)
-    return Outcome(status, final, history, seconds, num_params, [], weights, captured)
+    test = stack.data.splits["test"]
+    predictions = predictions_of(
+        measured["test"][2], test.y if test.places is None else test.y[test.places[:, index]], facts
+    )
+    return Outcome(status, final, history, seconds, num_params, [], weights, predictions, captured)

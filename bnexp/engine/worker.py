@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from bnexp.config import DataConfig, ExecConfig, RunConfig
 from bnexp.engine.build import DeviceData, HostData, is_of_a_package, load_host_data, to_device
 from bnexp.engine.device import settle_process
 from bnexp.engine.lanes import IN_FLIGHT
+from bnexp.engine.pool import Draw, Pool, to_pool
 
 # the executors that capture steps on CUDA, and have several runs in flight in a process
 CAPTURING = ("auto", "graph")
@@ -53,6 +54,8 @@ class Worker:
     lanes: int = 1
     sharing: int = 1
     _on_device: dict[DataConfig, DeviceData] = field(default_factory=dict)
+    _pools: dict[DataConfig, Pool] = field(default_factory=dict)
+    _of_seed: dict[tuple[DataConfig, int], DeviceData] = field(default_factory=dict)
 
     def start(self) -> None:
         """Settle what belongs to the whole process."""
@@ -63,16 +66,51 @@ class Worker:
         """Whether steps are captured and replayed, where they can be."""
         return self.device.type == "cuda" and self.exec.executor in CAPTURING
 
-    def data(self, config: DataConfig) -> DeviceData:
+    def data(self, config: DataConfig, seed: int | None = None) -> DeviceData:
+        """The splits that a run of this seed has; under `data.split=fixed` those of every seed."""
+        if config.split == "per_seed":
+            assert seed is not None, "each seed has a split of its own"
+            return self._data_of_seed(config, seed)
         if config not in self._on_device:
-            # sweeps go through them in turn; those of what else is in flight stay
-            while len(self._on_device) >= (max(self.lanes, IN_FLIGHT) if self.device.type == "cuda" else 1):
-                del self._on_device[next(iter(self._on_device))]
-            host = self.hosts.get(config) or load_host_data(config, self.exec.data_root)
-            self._on_device[config] = to_device(host, self.device)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # other streams will read it
+            self._make_room(self._on_device)
+            self._on_device[config] = to_device(self._host(config), self.device)
+            self._settle()
         return self._on_device[config]
+
+    def stack_data(self, config: DataConfig, seeds: Sequence[int]) -> DeviceData | list[Draw]:
+        """What runs of these seeds see side by side: one data set or, of one pool, a draw for each."""
+        if config.split == "per_seed":
+            return [self._pool(config).draw(config, seed) for seed in seeds]
+        return self.data(config)
+
+    def _data_of_seed(self, config: DataConfig, seed: int) -> DeviceData:
+        """The last is kept for what is measured of a run; those in flight hold their own."""
+        if (config, seed) not in self._of_seed:
+            self._of_seed.clear()
+            self._of_seed[config, seed] = self._pool(config).draw(config, seed).gathered()
+            self._settle()
+        return self._of_seed[config, seed]
+
+    def _pool(self, config: DataConfig) -> Pool:
+        """One for all configs that part or augment the same images in different ways."""
+        images = replace(config, train_limit=None, val_fraction=0.5, split_seed=0, augment="none")
+        if images not in self._pools:
+            self._make_room(self._pools)
+            self._pools[images] = to_pool(self._host(config).images, self.device)
+            self._settle()
+        return self._pools[images]
+
+    def _host(self, config: DataConfig) -> HostData:
+        return self.hosts.get(config) or load_host_data(config, self.exec.data_root)
+
+    def _make_room(self, kept: dict[DataConfig, Any]) -> None:
+        """Sweeps go through data sets in turn; those of what else is in flight stay."""
+        while len(kept) >= (max(self.lanes, IN_FLIGHT) if self.device.type == "cuda" else 1):
+            del kept[next(iter(kept))]
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # other streams will read it
 
     def of_slot(self, index: int) -> Worker:
         """The same worker as one process of several, on the GPU whose turn it is."""

@@ -17,6 +17,7 @@ from bnexp.engine.build import DeviceData, build_network
 from bnexp.engine.epochs import Row
 from bnexp.engine.evaluation import evaluate
 from bnexp.engine.loop import Checkpointing, Outcome, train_run
+from bnexp.engine.pool import Draw
 from bnexp.engine.stacked import stack_key, train_stack, why_not_stacked
 
 CPU = torch.device("cpu")
@@ -205,7 +206,9 @@ RESUMED = {
 }
 
 
-def stop_after_two_epochs(configs: Sequence[RunConfig], data: DeviceData, folder: Path) -> list[Checkpointing]:
+def stop_after_two_epochs(
+    configs: Sequence[RunConfig], data: DeviceData | Sequence[Draw], folder: Path
+) -> list[Checkpointing]:
     """The checkpoints of a stack that was ended in its third epoch, each at the end of the second."""
     checkpointing = [Checkpointing(folder / f"{index}.pt", 0.0) for index in range(len(configs))]
 
