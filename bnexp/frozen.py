@@ -9,13 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from bnexp.analysis.sequential import default_looks, frozen_looks
+from bnexp.engine.device import git_commit
 from bnexp.errors import ConfigError, StoreError
+from bnexp.folders import remember_folder
 from bnexp.identity import canonical_json
+from bnexp.ledger import now
 from bnexp.planned import Plan, PlannedPart
 from bnexp.request import Request, StudyRequest
 from bnexp.store import Store
 from bnexp.study import declaration_hash, study_from_dict
 
+STACKING = {"auto": "where timed to be faster", "stacked": "wherever shapes allow"}  # executor -> side by side
 _ABSENT = object()
 
 
@@ -24,11 +28,26 @@ def freeze_studies(plan: Plan, request: Request) -> list[str]:
 
     Raises:
         ConfigError: one was started here under another declaration or with other runs, or there is nothing to fork.
+        StoreError: a study.json was changed by other hands since it was frozen.
     """
     frozen = check_studies(plan, request)
     for key, content in frozen.items():
-        plan.store.write_study(key, content)
+        plan.store.write_study(key, content, attempt=_attempt(request, str(content["command"])))
+    if frozen:
+        remember_folder(plan.store.root)
     return list(frozen)
+
+
+def _attempt(request: Request, command: str) -> dict[str, Any]:
+    """When and with what a train command was given."""
+    executor = request.exec.executor
+    return {
+        "time": now(),
+        "commit": git_commit(),
+        "executor": executor,
+        "stacking": STACKING.get(executor, "never"),
+        "command": command,
+    }
 
 
 def check_studies(plan: Plan, request: Request) -> dict[str, dict[str, Any]]:

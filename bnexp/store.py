@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bnexp.errors import StoreError
+from bnexp.ledger import Ledger, appending, read_ledger, study_digest, study_event
 from bnexp.records import Predictions, RunRecord
 
 # what numpy.load raises of a file that is no archive of arrays, or not a whole one
@@ -23,6 +25,9 @@ UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, NotImplementedError, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
+
+RECORD, HISTORY, PROBES = "record.json", "history.jsonl", "probes.jsonl"
+READ_BY_REPORTS = (RECORD, HISTORY, PROBES)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -74,11 +79,19 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: not a JSON document ({error})") from error
 
 
+def _attempts(before: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """What study.json says of the train commands on it, with one more; no start where older ones are unknown."""
+    if before is None:
+        return {"started": {key: value for key, value in attempt.items() if key != "command"}, "attempts": [attempt]}
+    started = {"started": before["started"]} if "started" in before else {}
+    return {**started, "attempts": [*before.get("attempts", ()), attempt]}
+
+
 class Store:
     """A results folder. Reading needs nothing to exist; writing makes what it needs.
 
     Args:
-        root: the folder that holds runs/, studies/ and reports/.
+        root: the folder that holds runs/, studies/, reports/ and the ledger of what was written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -122,7 +135,7 @@ class Store:
         Raises:
             StoreError: record.json is there and is not a record.
         """
-        path = self.run_dir(run_id) / "record.json"
+        path = self.run_dir(run_id) / RECORD
         try:
             raw = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -148,10 +161,34 @@ class Store:
             return []
 
     def write_record(self, record: RunRecord) -> None:
-        """Write record.json: the last file of a training, and again when a probe of the trained network is added."""
+        """Write record.json: the last file of a training, and again when a probe of the trained network is added.
+
+        The ledger is told first: a crash in between leaves a run that the next train command does again.
+        """
         folder = self.run_dir(record.run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "record.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")
+        content = (json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n").encode()
+        others = {name: digest for name, digest in self.digests(record.run_id).items() if name != RECORD}
+        if record.status == "failed":
+            others = {}  # the run is tried again, over its other files
+        with appending(self.root) as append:
+            append("record", run_id=record.run_id, sha256=hashlib.sha256(content).hexdigest(), files=others)
+            write_atomic(folder / RECORD, content)
+
+    def ledger(self) -> Ledger:
+        """What was written here, as the ledger has it."""
+        return read_ledger(self.root)
+
+    def digests(self, run_id: str) -> dict[str, str]:
+        """The SHA-256 of each file of a run that reports read: those of `READ_BY_REPORTS` that are there."""
+        found = {}
+        for name in READ_BY_REPORTS:
+            try:
+                content = (self.run_dir(run_id) / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            found[name] = hashlib.sha256(content).hexdigest()
+        return found
 
     def write_config(self, run_id: str, config: dict[str, Any]) -> None:
         folder = self.run_dir(run_id)
@@ -161,21 +198,21 @@ class Store:
     def write_history(self, run_id: str, rows: list[dict[str, Any]]) -> None:
         """Replace history.jsonl."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        write_atomic(self.run_dir(run_id) / "history.jsonl", text)
+        write_atomic(self.run_dir(run_id) / HISTORY, text)
 
     def append_history(self, run_id: str, row: dict[str, Any]) -> None:
         """Add one epoch, so that a long run can be watched; `write_history` at the end makes it durable."""
-        with (self.run_dir(run_id) / "history.jsonl").open("a") as file:
+        with (self.run_dir(run_id) / HISTORY).open("a") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """One dict an epoch, in order; empty where there is none. A half-written last line is passed over."""
-        return _read_rows(self.run_dir(run_id) / "history.jsonl")
+        return _read_rows(self.run_dir(run_id) / HISTORY)
 
     def write_probes(self, run_id: str, rows: list[dict[str, Any]]) -> None:
         """Replace probes.jsonl."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        write_atomic(self.run_dir(run_id) / "probes.jsonl", text)
+        write_atomic(self.run_dir(run_id) / PROBES, text)
 
     def probes(self, run_id: str, probe: str | None = None) -> list[dict[str, Any]]:
         """What the probes of a run, or one of them, measured: one dict a number, in order; empty where there were none.
@@ -183,7 +220,7 @@ class Store:
         A run may have tens of thousands of numbers: lines of other probes are not parsed.
         """
         needle = "" if probe is None else json.dumps({"probe": probe})[1:-1]
-        return _read_rows(self.run_dir(run_id) / "probes.jsonl", needle)
+        return _read_rows(self.run_dir(run_id) / PROBES, needle)
 
     def write_predictions(self, run_id: str, predictions: Predictions) -> None:
         """Replace predictions.npz."""
@@ -246,10 +283,33 @@ class Store:
         with self.lock(run_id, timeout_seconds=0) as held:
             return not held
 
-    def write_study(self, name: str, study: dict[str, Any]) -> None:
+    def write_study(self, name: str, study: Mapping[str, Any], *, attempt: Mapping[str, Any] | None = None) -> None:
+        """Write study.json, and tell the ledger where anything that decides a verdict is new.
+
+        Args:
+            attempt: the train command that asks for it, appended to those before it: time, commit, command and the
+                like. The first, without its command, is when the study was started.
+
+        Raises:
+            StoreError: study.json was changed by other hands since it was written.
+        """
         path = self.study_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(study, indent=1, allow_nan=False) + "\n")
+        with appending(self.root) as append:
+            before = self.study(name)
+            event = study_event(self.root, name, study, again=before is not None)
+            seen = self.ledger().last_study(name)
+            is_new = seen is None or seen["digest"] != event["digest"]
+            if seen is not None and before is not None and is_new and study_digest(before) != seen["digest"]:
+                raise StoreError(
+                    f"{str(path)!r} was changed after it was frozen: restore it, or use another results folder"
+                )
+            content = dict(study) if attempt is None else {**study, **_attempts(before, attempt)}
+            if is_new:
+                append("study", **event)
+            if attempt is not None:
+                append("attempt", name=name, **attempt)
+            write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def study(self, name: str) -> dict[str, Any] | None:
         """study.json, else None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,19 @@ import pytest
 Bnexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("states")
+
+
+@pytest.fixture(autouse=True)
+def state_folder(states: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where each test's bnexp remembers results folders: never the user's own."""
+    folder = states / str(uuid.uuid4())
+    monkeypatch.setenv("BNEXP_STATE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def bnexp(tmp_path: Path) -> Bnexp:
     """Run the command line as a user does: a process of its own, in an empty folder."""
@@ -24,6 +38,7 @@ def bnexp(tmp_path: Path) -> Bnexp:
     def run(*argv: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BNEXP_")}
         environment |= {"BNEXP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        environment["BNEXP_STATE"] = os.environ["BNEXP_STATE"]
         command = [sys.executable, "-m", "bnexp", *argv]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout)
 

@@ -267,6 +267,7 @@ def user(installed: Path, tmp_path: Path) -> User:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BNEXP_")}
         environment |= {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+        environment["BNEXP_STATE"] = os.environ["BNEXP_STATE"]
         command = [sys.executable, "-m", "bnexp", *argv]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 

@@ -92,8 +92,13 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "git_commit": _git_commit(Path(__file__).resolve().parents[2]),
+        "git_commit": git_commit(),
     }
+
+
+def git_commit() -> str | None:
+    """The commit of this bnexp, "-dirty" where it was changed since; None where it is no checkout."""
+    return _git_commit(Path(__file__).resolve().parents[2])
 
 
 def _fast_bf16(device_type: str) -> bool:

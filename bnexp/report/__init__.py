@@ -12,6 +12,7 @@ from bnexp.analysis.frame import Frame, load_frame
 from bnexp.analysis.select import Selection, own_best_effects, select
 from bnexp.report.figures import FIGURE_NAMES, FigureFile, draw_figures
 from bnexp.report.folder import PAGE, publish
+from bnexp.report.integrity import check_runs
 from bnexp.report.judged import judge_started, nothing_ended, rounds_words
 from bnexp.report.page import render_page
 from bnexp.report.printing import plain_text, wrap
@@ -101,7 +102,9 @@ def evaluate(store: Store, study: str | None) -> Numbers:
         selection=selection,
         tables=make_tables(selection, store),
         readings=limit_readings(selection) + [reading(effect, selection) for effect in own_best_effects(selection)],
-        remarks=notes(selection, None) + completeness(frame, is_study=False),
+        remarks=check_runs(store, frame.runs["run_id"]).sentences
+        + notes(selection, None)
+        + completeness(frame, is_study=False),
     )
 
 
@@ -123,7 +126,8 @@ def _of_study(store: Store, name: str) -> Numbers:
             *make_tables(selection, store, effects=False),
         ],
         readings=verdict_sentences(claims, selection),
-        remarks=exploratory
+        remarks=judged.integrity.sentences
+        + exploratory
         + rounds_words(judged)
         + notes(selection, judged.spec)
         + completeness(judged.frame, is_study=True),

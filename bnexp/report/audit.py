@@ -96,6 +96,8 @@ def summarize(audit: Audit) -> str:
             if entry.claims:
                 told = f"{compared(entry.spec.comparisons[0])}: {'; '.join(primary_effect(entry))}"
                 lines.append(wrap("   ", told))
+            if entry.judged is not None:
+                lines += [wrap("   Note: ", sentence) for sentence in entry.judged.integrity.sentences]
         lines.append("")
     lines += [wrap("Note: ", f"{aside.key} is in no row: {aside.why}.") for aside in audit.asides]
     return "\n".join(lines).rstrip()

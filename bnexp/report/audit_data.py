@@ -8,6 +8,7 @@ from typing import Any
 
 from bnexp.analysis.claims import ClaimVerdict
 from bnexp.errors import BnexpError
+from bnexp.ledger import Ledger
 from bnexp.records import RunRecord
 from bnexp.report.judged import Judged, judge_started, read_frozen
 from bnexp.store import Store
@@ -71,12 +72,15 @@ class Audit:
 
 
 class ReadOnce(Store):
-    """A results folder whose records and histories are read once, however many studies share a run."""
+    """A results folder of which everything is read once, however many studies share a run."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.root)
         self._records: dict[str, RunRecord | None] = {}
         self._histories: dict[str, list[dict[str, Any]]] = {}
+        self._digests: dict[str, dict[str, str]] = {}
+        self._studies: dict[str, dict[str, Any] | None] = {}
+        self._ledger: Ledger | None = None
 
     def record(self, run_id: str) -> RunRecord | None:
         if run_id not in self._records:
@@ -87,6 +91,21 @@ class ReadOnce(Store):
         if run_id not in self._histories:
             self._histories[run_id] = super().history(run_id)
         return self._histories[run_id]
+
+    def digests(self, run_id: str) -> dict[str, str]:
+        if run_id not in self._digests:
+            self._digests[run_id] = super().digests(run_id)
+        return self._digests[run_id]
+
+    def study(self, name: str) -> dict[str, Any] | None:
+        if name not in self._studies:
+            self._studies[name] = super().study(name)
+        return self._studies[name]
+
+    def ledger(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = super().ledger()
+        return self._ledger
 
 
 def collect(store: Store, declared: Mapping[str, StudySpec]) -> Audit:

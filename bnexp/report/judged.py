@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bnexp.analysis.claims import ClaimVerdict, declared_of, judge_study, load_study
@@ -12,6 +12,7 @@ from bnexp.analysis.rounds import LookRuns, count_runs, judge_rounds
 from bnexp.analysis.select import Selection
 from bnexp.analysis.sequential import Look, looks_of
 from bnexp.errors import ConfigError, StoreError
+from bnexp.report.integrity import Integrity, check_study
 from bnexp.store import Store
 from bnexp.study import StudySpec, declaration_hash, study_from_dict
 
@@ -26,11 +27,12 @@ class Judged:
         name: that of its folder.
         frozen: study.json.
         spec: what it declares, at the one tier it was started at.
-        claims: the verdicts, by comparison and stratum.
+        claims: the verdicts, by comparison and stratum; all invalid where anything was altered.
         looks: where seeds are added in rounds, those that were planned.
         num_looks: how many of them have been judged.
         decided: no more seeds are to be added.
         next_runs: otherwise, the runs of the look that comes next.
+        integrity: whether all is as it was written, and other starts of the same comparison.
     """
 
     name: str
@@ -43,10 +45,11 @@ class Judged:
     num_looks: int = 0
     decided: bool = False
     next_runs: LookRuns | None = None
+    integrity: Integrity = field(default_factory=Integrity)
 
 
 def judge_started(store: Store, name: str) -> Judged:
-    """Read a started study and judge it.
+    """Read a started study, hold it against the ledger, and judge it.
 
     Raises:
         ConfigError: no such study was started here, or its declaration is none.
@@ -56,16 +59,32 @@ def judge_started(store: Store, name: str) -> Judged:
     frame, selection = load_study(store, spec, list(frozen["run_ids"]), frozen["arms"])
     if selection is None:
         raise nothing_ended(f"study {name!r}", frame)
+    judged = _judge(store, Judged(name, frozen, spec, frame, selection, []))
+    integrity = check_study(store, name, frozen, spec, frame.runs)
+    claims = [_void(claim, integrity.reason) for claim in judged.claims] if integrity.altered else judged.claims
+    return replace(judged, claims=claims, integrity=integrity)
+
+
+def _judge(store: Store, unjudged: Judged) -> Judged:
+    frozen, spec, selection = unjudged.frozen, unjudged.spec, unjudged.selection
     declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
     looks = looks_of(frozen)
-    if declared is not None and looks:
-        runs = count_runs(store, frozen["run_ids"], spec, declared, looks)
-        rounds = judge_rounds(selection, spec, declared, looks, runs)
-        if rounds.stop:  # what was not run was not needed
-            frame = replace(frame, missing=())
-        following = None if rounds.stop else runs[rounds.number]
-        return Judged(name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop, following)
-    return Judged(name, frozen, spec, frame, selection, judge_study(selection, spec, declared=declared))
+    if declared is None or not looks:
+        return replace(unjudged, claims=judge_study(selection, spec, declared=declared))
+    runs = count_runs(store, frozen["run_ids"], spec, declared, looks)
+    rounds = judge_rounds(selection, spec, declared, looks, runs)
+    # what was not run was not needed
+    frame = replace(unjudged.frame, missing=()) if rounds.stop else unjudged.frame
+    return replace(
+        unjudged, frame=frame, claims=rounds.claims, looks=looks, num_looks=rounds.number, decided=rounds.stop,
+        next_runs=None if rounds.stop else runs[rounds.number],
+    )  # fmt: skip
+
+
+def _void(claim: ClaimVerdict, reason: str) -> ClaimVerdict:
+    """The claim without a verdict, for its numbers cannot be believed."""
+    verdict = replace(claim.verdict, outcome="invalid", reason=reason, effect=None, needed=None)
+    return replace(claim, verdict=verdict, readings={}, values={}, other_inits=())
 
 
 def rounds_words(judged: Judged) -> list[str]:
