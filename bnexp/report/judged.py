@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from bnexp.analysis.frame import Frame
 from bnexp.analysis.rounds import LookRuns, count_runs, judge_rounds
 from bnexp.analysis.select import Selection
 from bnexp.analysis.sequential import Look, looks_of
+from bnexp.analysis.verdicts import Verdict
+from bnexp.analysis.widening import Widened, runs_in_force
 from bnexp.errors import ConfigError, StoreError
 from bnexp.store import Store
 from bnexp.study import StudySpec, declaration_hash, study_from_dict
@@ -31,6 +33,7 @@ class Judged:
         num_looks: how many of them have been judged.
         decided: no more seeds are to be added.
         next_runs: otherwise, the runs of the look that comes next.
+        ladders: where the study widens its ladder of learning rates, each stratum's, as of the last look.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Judged:
     num_looks: int = 0
     decided: bool = False
     next_runs: LookRuns | None = None
+    ladders: tuple[Widened, ...] = ()
 
 
 def judge_started(store: Store, name: str) -> Judged:
@@ -53,19 +57,52 @@ def judge_started(store: Store, name: str) -> Judged:
         StoreError: its declaration was changed, nothing has ended yet, or two runs claim one place.
     """
     frozen, spec = read_frozen(store, name)
-    frame, selection = load_study(store, spec, list(frozen["run_ids"]), frozen["arms"])
+    in_force = runs_in_force(store, frozen)
+    frame, selection = load_study(store, spec, in_force.run_ids, in_force.arms)
     if selection is None:
         raise nothing_ended(f"study {name!r}", frame)
     declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
     looks = looks_of(frozen)
     if declared is not None and looks:
-        runs = count_runs(store, frozen["run_ids"], spec, declared, looks)
-        rounds = judge_rounds(selection, spec, declared, looks, runs)
+        runs = count_runs(store, frozen["run_ids"], spec, declared, looks, in_force.further)
+        rounds = judge_rounds(selection, spec, declared, looks, runs, in_force.left_out())
         if rounds.stop:  # what was not run was not needed
             frame = replace(frame, missing=())
         following = None if rounds.stop else runs[rounds.number]
-        return Judged(name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop, following)
-    return Judged(name, frozen, spec, frame, selection, judge_study(selection, spec, declared=declared))
+        return Judged(
+            name, frozen, spec, frame, selection, rounds.claims, looks, rounds.number, rounds.stop, following,
+            in_force.ladders(max(0, rounds.number - 1)),
+        )  # fmt: skip
+    claims = judge_study(selection, spec, declared=declared)
+    claims = hold_back(claims, selection, in_force.unsettled_ids())
+    return Judged(name, frozen, spec, frame, selection, claims, ladders=in_force.ladders())
+
+
+def hold_back(claims: Sequence[ClaimVerdict], selection: Selection, unsettled: Collection[str]) -> list[ClaimVerdict]:
+    """The verdicts, those at best learning rates untested in strata whose ladder is not settled yet.
+
+    Comparisons that go over the learning rate judge the ladder as declared, which is whole.
+
+    Args:
+        unsettled: the ids of runs in these strata: `InForce.unsettled_ids`.
+    """
+    strata = set(selection.runs.loc[selection.runs["run_id"].isin(unsettled), "stratum"])
+    return [
+        _held_back(claim)
+        if strata.intersection(selection.groups(claim.comparison.over).get(claim.stratum, ()))
+        and claim.comparison.over != "lr"
+        and claim.comparison.shape != "search"
+        else claim
+        for claim in claims
+    ]
+
+
+def _held_back(claim: ClaimVerdict) -> ClaimVerdict:
+    reason = "the ladder of learning rates is not settled: runs are missing"
+    verdict = Verdict("untested", reason, None, claim.verdict.num_pairs)
+    return (
+        claim if claim.verdict.outcome == "untested" else replace(claim, verdict=verdict, readings={}, other_inits=())
+    )
 
 
 def rounds_words(judged: Judged) -> list[str]:
