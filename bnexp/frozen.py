@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bnexp.analysis.sequential import default_looks, frozen_looks
+from bnexp.analysis.widening import Ladder, frozen_ladders, ladders_of
 from bnexp.engine.device import git_commit
 from bnexp.errors import ConfigError, StoreError
 from bnexp.folders import remember_folder
@@ -84,8 +86,10 @@ def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: 
             raise error
         key, fork = f"{key}-fork-{digest[:6]}", {"fork_of": study.spec.name, "changed": changed}
         before = _started(store, key)
+    ladders = _ladders(planned, study)
     # the same overrides in another order ask for the same runs in another order
-    if before is not None and sorted(before["run_ids"]) != sorted(planned.run_ids):
+    asked = _all_runs(planned.run_ids, ladders)
+    if before is not None and _all_runs(before["run_ids"], ladders_of(before)) != asked:
         hint = (
             f"was started in {str(store.root)!r} with other runs: the data, the precision or a default has "
             "changed since; use another results folder"
@@ -101,9 +105,41 @@ def _freeze(planned: PlannedPart, study: StudyRequest, request: Request, store: 
         "command": shlex.join(["bnexp", "train", *request.argv]),
         "run_ids": planned.run_ids,
         "arms": planned.arms,
+        **({"widening": frozen_ladders(ladders)} if ladders else {}),
         **(_looks(study, before) if study.stop_decided else {}),
         **fork,
     }
+
+
+def _all_runs(run_ids: Iterable[str], ladders: Sequence[Ladder]) -> set[str]:
+    """The runs that a study declares, and those that widening its ladders may add."""
+    return {*run_ids, *(name for ladder in ladders for name in ladder.further_ids)}
+
+
+def _ladders(planned: PlannedPart, study: StudyRequest) -> list[Ladder]:
+    """Of each stratum, the runs at the declared rates and at those it may be widened by; none where it may not."""
+    if not study.further_rates:
+        return []
+    tier = study.spec.tiers[study.tier]
+    axes = {**tier.axes, "lr": (*tier.axes["lr"], *tier.widen)}
+    names, configs = iter(planned.names), iter(planned.part.configs)
+    found: dict[str, tuple[dict[str, dict[float, list[str]]], dict[str, dict[float, list[str]]]]] = {}
+    for arm in study.spec.arms:
+        for point in itertools.product(*axes.values()):  # in the order in which the grid was composed
+            place, name, config = dict(zip(axes, point, strict=True)), next(names), next(configs)
+            rate, seed = float(place.pop("lr")), place.pop("seed")
+            assert (config.lr, config.seed) == (rate, seed), "the grid was composed in another order"
+            words = ", ".join(_word(key, value) for key, value in place.items() if len(axes[key]) > 1)
+            found.setdefault(words, ({}, {}))[rate in tier.widen].setdefault(arm, {}).setdefault(rate, []).append(name)
+    return [Ladder(words, declared, further) for words, (declared, further) in found.items()]
+
+
+def _word(key: str, value: Any) -> str:
+    """`relu` speaks for itself; anything else needs its key."""
+    if isinstance(value, str):
+        return value
+    shown = "none" if value is None else f"{value:g}" if isinstance(value, float) else f"{value}"
+    return f"{key.rpartition('.')[2].replace('_', ' ')} {shown}"
 
 
 def _started(store: Store, key: str) -> dict[str, Any] | None:

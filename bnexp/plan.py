@@ -45,6 +45,7 @@ def print_plan(request: Request, *, as_json: bool) -> None:
             for planned in plan.parts
             if planned.part.study is not None
         ],
+        "widening": len(plan.further),
         "power": power or None,
     }
     if as_json:
@@ -55,6 +56,8 @@ def print_plan(request: Request, *, as_json: bool) -> None:
     print(f"{_counted(len(plan.runs), 'run')} in {_counted(len(cells), 'cell')}{merged_note(plan)}: {states}")
     for line in part_lines(plan, request):
         print(line)
+    if plan.further:
+        print(_widening_line(plan, request))
     _print_runs(plan)
     if reason:
         print(reason)
@@ -71,6 +74,15 @@ def _print_runs(plan: Plan) -> None:
         print(f"  {run.run_id}  {run.state:7}  {described(run, plan)}".rstrip())
     if len(plan.runs) > MOST_SHOWN:
         print(f"  ... and {len(plan.runs) - MOST_SHOWN} more")
+
+
+def _widening_line(plan: Plan, request: Request) -> str:
+    """How many runs may be added where a best learning rate is at an end of its ladder."""
+    rates = sorted({lr for study in request.studies for lr in study.further_rates})
+    done = sum(run.state == "done" for run in plan.further)
+    there = f", {done} of which are done" if done else ""
+    listed = ", ".join(f"{lr:g}" for lr in rates)
+    return f"  widening the ladder may add at most {_counted(len(plan.further), 'run')} (at lr {listed}){there}"
 
 
 def _power_line(row: Mapping[str, Any], plan: Plan) -> str:
@@ -104,6 +116,7 @@ def _power(plan: Plan, frozen: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     from bnexp.analysis.claims import declared_of, load_study
     from bnexp.analysis.planning import plan_power
     from bnexp.analysis.sequential import looks_of
+    from bnexp.analysis.widening import runs_in_force
 
     rows = []
     of_studies = (planned for planned in plan.parts if planned.part.study is not None)
@@ -113,7 +126,8 @@ def _power(plan: Plan, frozen: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         if study.overrides:
             continue
         spec = study.spec.at(study.tier)
-        _, selection = load_study(plan.store, spec, planned.run_ids, planned.arms)
+        in_force = runs_in_force(plan.store, content)
+        _, selection = load_study(plan.store, spec, in_force.run_ids, in_force.arms)
         declared, looks = declared_of(spec, study.tier), looks_of(content)
         powers = [] if selection is None else plan_power(selection, spec, declared, looks)
         rows += [
@@ -161,6 +175,8 @@ def _estimated(plan: Plan, request: Request) -> tuple[str, list[str]]:
     words = ", ".join(told) + (f"; without probe {', '.join(left_out)}" if left_out else "")
     if plan.worker.lanes > 1:
         words += "; as if none were in flight beside another"
+    if plan.further:
+        words += "; without what widening the ladder adds"
     if any(study.stop_decided for study in request.studies):
         words += "; fewer where seeds are left out because all is decided"
     return words, left_out

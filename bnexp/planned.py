@@ -48,13 +48,18 @@ class PlannedPart:
     """One part of the request and its distinct runs.
 
     Attributes:
-        arms: of a study, the run ids of each of its arms.
+        names: the run id of each config of the part, in their order.
+        run_ids: the distinct runs; of a study, those of its ladder of learning rates as declared.
+        arms: of a study, the same of each of its arms.
+        further: of a study, the runs that only widening its ladder may add.
         num_shared: runs that another part wants as well.
     """
 
     part: Part
+    names: list[str]
     run_ids: list[str]
     arms: dict[str, list[str]]
+    further: list[str]
     num_shared: int
 
 
@@ -63,11 +68,13 @@ class Plan:
     """The distinct runs of a request, in sweep order, and what executes them.
 
     Attributes:
+        further: the runs that only widening the ladder of a study may add, see `analysis.widening`.
         num_composed: grid points before equal runs were merged (no norm has no placement, for one).
         slots: processes.
     """
 
     runs: tuple[PlannedRun, ...]
+    further: tuple[PlannedRun, ...]
     parts: tuple[PlannedPart, ...]
     num_composed: int
     worker: Worker
@@ -122,12 +129,16 @@ def make_plan(request: Request) -> Plan:
         raise RunError(f"exec.executor: 'graph': captures what CUDA launches, and this is {device.type}; use auto")
     hosts: dict[DataConfig, HostData] = {}
     resolved = resolve_runs(request.configs, request.exec, hosts)
-    runs = _merge(request, resolved, store)
+    parts = _planned_parts(request, resolved)
+    declared = {name for part in parts for name in part.run_ids}
+    merged = _merge(request, resolved, store)
+    runs, further = (tuple(run for run in merged if (run.run_id in declared) == among) for among in (True, False))
+    num_composed = sum(not _is_further(part, config) for part in request.parts for config in part.configs)
     sweep = len(request.configs) > 1
     slots, lanes = _slots_and_lanes(request.exec, device.type) if sweep else (1, 1)
     threads = request.exec.threads or (1 if sweep else num_cores())
     worker = Worker(request.exec, device, threads, hosts, lanes)
-    return Plan(runs, _planned_parts(request, resolved), len(resolved), worker, slots, store)
+    return Plan(runs, further, parts, num_composed, worker, slots, store)
 
 
 def resolve_runs(
@@ -202,18 +213,30 @@ def _part_of_each(request: Request) -> list[Part]:
 def _planned_parts(request: Request, resolved: Sequence[tuple[str, RunConfig]]) -> tuple[PlannedPart, ...]:
     ids = iter(name for name, _ in resolved)
     of_parts = [[next(ids) for _ in part.configs] for part in request.parts]
+    declared = [
+        [name for name, config in zip(names, part.configs, strict=True) if not _is_further(part, config)]
+        for part, names in zip(request.parts, of_parts, strict=True)
+    ]
     num_wanting: dict[str, int] = {}
-    for name in (name for names in of_parts for name in dict.fromkeys(names)):
+    for name in (name for names in declared for name in dict.fromkeys(names)):
         num_wanting[name] = num_wanting.get(name, 0) + 1
     planned = []
-    for part, names in zip(request.parts, of_parts, strict=True):
+    for part, names, own in zip(request.parts, of_parts, declared, strict=True):
         arms: dict[str, dict[str, None]] = {arm: {} for arm in part.arms}
+        distinct = dict.fromkeys(own)
         for arm, name in zip(part.arms, names, strict=bool(part.arms)):
-            arms[arm][name] = None  # a dict, for equal grid points of one arm are one run
-        distinct = list(dict.fromkeys(names))
+            if name in distinct:
+                arms[arm][name] = None  # a dict, for equal grid points of one arm are one run
+        further = [name for name in dict.fromkeys(names) if name not in distinct]
         num_shared = sum(num_wanting[name] > 1 for name in distinct)
-        planned.append(PlannedPart(part, distinct, {arm: list(own) for arm, own in arms.items()}, num_shared))
+        ids_of_arms = {arm: list(own_ids) for arm, own_ids in arms.items()}
+        planned.append(PlannedPart(part, names, list(distinct), ids_of_arms, further, num_shared))
     return tuple(planned)
+
+
+def _is_further(part: Part, config: RunConfig) -> bool:
+    """Whether a run has a learning rate that only widening the ladder of its study adds."""
+    return part.study is not None and config.lr in part.study.further_rates
 
 
 def _state(store: Store, name: str, probes: Probes) -> State:

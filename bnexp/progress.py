@@ -94,6 +94,8 @@ def print_summary(
     asked: Sequence[PlannedRun],
     request: Request,
     studies: Sequence[str],
+    *,
+    added: Sequence[PlannedRun] = (),
 ) -> None:
     """What was executed, what failed, and where to look.
 
@@ -101,18 +103,23 @@ def print_summary(
         records: run id -> record, of what ended now.
         asked: the runs that were to be executed now.
         studies: their names on disk.
+        added: the runs that were added to the plan by widening ladders of learning rates.
     """
+    all_runs = [*plan.runs, *added]
     if len(plan.runs) == 1 and not records:
         record = plan.store.record(plan.runs[0].run_id)
         if record is not None:
             print(f"{record.run_id}  already done: {ending(record)}")
     elif len(plan.runs) > 1:
         ended: Counter[str] = Counter(record.status for record in records.values())
-        left, spared = len(asked) - len(records), len(plan.todo) - len(asked)
+        left = len(asked) - len(records)
+        spared = len({run.run_id for run in plan.todo} - {run.run_id for run in asked})
         ended.update({"left to another process": left} if left else {})
         ended.update({"not needed": spared} if spared else {})
         told = ", ".join(f"{count} {status}" for status, count in sorted(ended.items())) or "nothing left to train"
-        print(f"{len(plan.runs)} runs: {plan.count('done')} were done before, now {told}")
+        num_done = sum(run.state == "done" for run in all_runs)
+        widened = f", {len(added)} of them at added learning rates" if added else ""
+        print(f"{len(all_runs)} runs{widened}: {num_done} were done before, now {told}")
     for run in asked:
         record = records.get(run.run_id)
         if record is not None and record.status == "failed":

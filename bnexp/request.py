@@ -26,6 +26,11 @@ class StudyRequest:
     stop_decided: bool = False
 
     @property
+    def further_rates(self) -> tuple[float, ...]:
+        """The learning rates that may be added to its ladder; none to that of an exploratory study."""
+        return () if self.overrides else self.spec.tiers[self.tier].widen
+
+    @property
     def key(self) -> str:
         """The name it goes by on disk: a tier, rounds or an exploration never mix with the declared small tier."""
         tier = "" if self.tier == "small" else f"-{self.tier}"

@@ -27,14 +27,15 @@ def train(request: Request) -> int:
     studies = freeze_studies(plan, request)
     print_opening(plan, request)
     asked: Sequence[PlannedRun] = plan.todo
-    if any(study.stop_decided for study in request.studies):
+    added: Sequence[PlannedRun] = ()
+    executor = request.exec.executor
+    if any(study.stop_decided or study.further_rates for study in request.studies):
         from bnexp.deciding import execute_in_rounds  # it needs pandas, which no other training does
 
-        executor = request.exec.executor
-        records, asked = execute_in_rounds(plan, studies, lambda runs: execute(plan, runs, executor=executor))
+        records, asked, added = execute_in_rounds(plan, studies, lambda runs: execute(plan, runs, executor=executor))
     else:
-        records = execute(plan, asked, executor=request.exec.executor)
-    print_summary(plan, records, asked, request, studies)
+        records = execute(plan, asked, executor=executor)
+    print_summary(plan, records, asked, request, studies, added=added)
     unfinished = any(run.run_id not in records for run in asked)  # another process has them in hand
     return 1 if unfinished or any(record.status == "failed" for record in records.values()) else 0
 

@@ -77,7 +77,11 @@ def _run_ids(store: Store, study: str | None) -> list[str]:
         raise ConfigError(
             "study", got=study, choices=names, hint="" if names else f"no study was started in {store.root}"
         )
-    return list(frozen["run_ids"])
+    if "widening" not in frozen:
+        return list(frozen["run_ids"])
+    from bnexp.analysis.widening import runs_in_force  # it needs pandas
+
+    return runs_in_force(store, frozen).run_ids
 
 
 def _summary(store: Store, run_ids: list[str]) -> str:

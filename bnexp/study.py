@@ -96,10 +96,15 @@ class StudySpec:
         """What is frozen in study.json: everything but the other tiers."""
         return asdict(self.at(tier))
 
-    def overrides(self, tier: str, arm: str) -> dict[str, Any]:
-        """Override key -> one value or, for an axis, a tuple of values, in the order to be swept."""
+    def overrides(self, tier: str, arm: str, *, widened: bool = False) -> dict[str, Any]:
+        """Override key -> one value or, for an axis, a tuple of values, in the order to be swept.
+
+        Args:
+            widened: with every learning rate that the ladder may be widened by.
+        """
         chosen = self.tiers[tier]
-        return {**chosen.fixed, **self.arms[arm], **chosen.axes}
+        further = {"lr": (*chosen.axes["lr"], *chosen.widen)} if widened and chosen.widen else {}
+        return {**chosen.fixed, **self.arms[arm], **chosen.axes, **further}
 
     def num_runs(self, tier: str) -> int:
         """Grid points of a tier, before equal runs are merged."""
@@ -284,6 +289,10 @@ def _check_tier(spec: StudySpec, tier: str) -> None:
                 hint = f"is measured by the probe {PROBE_OF[name]}, which tier {tier} does not have among its probes"
                 raise ConfigError(f"{where}.measure", got=name, hint=hint)
         _check_levels(where, comparison, tier, own.axes)
+    claims = [comparison for comparison in spec.comparisons if comparison.role == "claim"]
+    if own.widen and all(comparison.over == "lr" or comparison.shape == "search" for comparison in claims):
+        hint = "every claim compares the ladder as it is declared, so there is nothing to widen it for"
+        raise ConfigError(f"study.tiers.{tier}.widen", got=list(own.widen), hint=hint)
 
 
 def _check_levels(where: str, comparison: Comparison, tier: str, axes: Mapping[str, Sequence[Any]]) -> None:
@@ -338,7 +347,9 @@ def _widening(prefix: str, raw: Any, ladder: Sequence[Any]) -> tuple[float, ...]
     """The rates that a ladder may be widened by, ascending; each lies beyond an end of it."""
     listed = isinstance(raw, Sequence) and not isinstance(raw, str)
     rates = list(raw) if listed else []
-    if not listed or any(isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf for lr in rates):
+    if not listed or any(
+        isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf for lr in rates
+    ):
         raise ConfigError(f"{prefix}.widen", got=raw, hint="expected a list of learning rates, all above 0")
     if rates and len(ladder) < 2:
         raise ConfigError(f"{prefix}.widen", got=raw, hint="there is no ladder of learning rates to widen: axes.lr")

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"config", "planned", "records", "request"},
     "runner": {"config", "deciding", "engine", "frozen", "identity", "planned", "progress", "records", "request"},
     "plan": {"analysis", "engine", "frozen", "identity", "planned", "progress", "request"},
-    "status": {"catalog", "records", "store"},
+    "status": {"analysis", "catalog", "records", "store"},
     "bench": {"compose", "config", "data", "engine"},
     "cli": {"bench", "choices", "compose", "runner", "plan", "status", "report", "store"},
     "__main__": {"cli"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -42,30 +42,48 @@ class LookRuns(NamedTuple):
 
 
 def count_runs(
-    store: Store, run_ids: Sequence[str], study: StudySpec, declared: Declared, looks: Sequence[Look]
+    store: Store,
+    run_ids: Sequence[str],
+    study: StudySpec,
+    declared: Declared,
+    looks: Sequence[Look],
+    further: Sequence[Collection[str]] = (),
 ) -> list[LookRuns]:
     """Of each look, the runs that are there: ended without a crash, with all that the study measures of them.
 
     Args:
-        run_ids: all of the study's.
+        run_ids: all that the study declares.
         study: at one tier.
+        further: of each look, the runs that it takes in because the ladder was widened: `InForce.further`.
     """
     (tier,) = study.tiers.values()
     each = len(run_ids) // len(tier.axes["seed"])  # the grid has every seed everywhere
     records = (store.record(run_id) for run_id in run_ids)
     there = Counter(record.config["seed"] for record in records if record is not None and _has_ended(record, tier))
     taken_in = [set(declared.seeds[: look.num_pairs]) for look in looks]
-    return [LookRuns(sum(there[seed] for seed in seeds), each * len(seeds)) for seeds in taken_in]
+    counts = [LookRuns(sum(there[seed] for seed in seeds), each * len(seeds)) for seeds in taken_in]
+    if not further:
+        return counts
+    ended = {run_id for run_id in set().union(*further) if _is_there(store, run_id, tier)}
+    return [
+        LookRuns(count.there + len(ended & set(added)), count.needed + len(added))
+        for count, added in zip(counts, further, strict=True)
+    ]
 
 
 def judge_rounds(
-    selection: Selection, study: StudySpec, declared: Declared, looks: Sequence[Look], runs: Sequence[LookRuns]
+    selection: Selection,
+    study: StudySpec,
+    declared: Declared,
+    looks: Sequence[Look],
+    runs: Sequence[LookRuns],
+    left_out: Sequence[Collection[str]] = (),
 ) -> Rounds:
     """The verdicts after all looks that have all their runs, each at its own alpha; the first decision stands.
 
-    Every look is judged from the first reported seeds alone, whatever else has been run, so that judging again at any
-    later time gives the same. Learning rates are chosen anew at each look, by the seeds that it takes in. A look
-    that lacks runs, be it that they crashed, ends the sequence: until they are there the look before it stands, and
+    Every look is judged from the first seeds alone, whatever else has been run, so that judging again at any later
+    time gives the same: these seeds choose its learning rates, from the ladder as these seeds widened it. A look that
+    lacks runs, be it that they crashed, ends the sequence: until they are there the look before it stands, and
     before the first one nothing is decided. After a look that stops the study nothing is looked at, even where it has
     been run.
 
@@ -76,6 +94,7 @@ def judge_rounds(
         declared: with all reported seeds, in their order.
         looks: as `plan_looks` has them, over numbers of reported seeds.
         runs: of each look, as `count_runs` has them.
+        left_out: of each look, the ids of runs that later looks added by widening the ladder: `InForce.left_out`.
 
     Raises:
         ValueError: a look at more seeds than are declared.
@@ -85,22 +104,31 @@ def judge_rounds(
         raise ValueError(f"looks at up to {looks[-1].num_pairs if looks else 0} of {len(declared.seeds)} seeds")
     compared: list[ClaimVerdict] = []  # whatever the premises say
     claims: list[ClaimVerdict] = []
-    for look, own in zip(looks, runs, strict=True):
+    for look, own, without in zip(looks, runs, left_out or [()] * len(looks), strict=True):
         if not own.complete:
-            claims = claims or [_open(claim) for claim in under_premises(judge_look(selection, study, declared, look))]
+            first = [] if claims else judge_look(selection, study, declared, look, left_out=without)
+            claims = claims or [_open(claim) for claim in under_premises(first)]
             return Rounds(claims, look.number - 1, stop=False)
-        compared = _settle(compared, judge_look(selection, study, declared, look))
+        compared = _settle(compared, judge_look(selection, study, declared, look, left_out=without))
         claims = _settle(claims, under_premises(compared))
         if should_stop(look, _by_place(claims)):
             return Rounds(claims, look.number, stop=True)
     raise AssertionError("the last look stops")
 
 
-def judge_look(selection: Selection, study: StudySpec, declared: Declared, look: Look) -> list[ClaimVerdict]:
-    """The verdicts at one look by itself, from the seeds that it takes in and whatever the premises say."""
-    seeds = declared.seeds[: look.num_pairs]
-    taken_in = selection.of_seeds({*selection.runs["seed"]} - {*declared.seeds[look.num_pairs :]})
-    claims = judge_comparisons(taken_in, study, declared=replace(declared, seeds=seeds), alpha=look.alpha)
+def judge_look(
+    selection: Selection, study: StudySpec, declared: Declared, look: Look, *, left_out: Collection[str] = ()
+) -> list[ClaimVerdict]:
+    """The verdicts at one look by itself, from the seeds that it takes in and whatever the premises say.
+
+    Args:
+        left_out: ids of runs that the look does not take in although it has their seeds.
+    """
+    later = declared.seeds[look.num_pairs :]
+    runs = selection.runs
+    taken_in = selection.of_runs(runs[~(runs["seed"].isin(later) | runs["run_id"].isin(left_out))])
+    seeds = replace(declared, seeds=declared.seeds[: look.num_pairs])
+    claims = judge_comparisons(taken_in, study, declared=seeds, alpha=look.alpha)
     return [_at_look(claim, look.number) for claim in claims]
 
 
@@ -124,6 +152,11 @@ def _open(claim: ClaimVerdict) -> ClaimVerdict:
         return claim
     verdict = Verdict("untested", "runs of the first look are missing", None, claim.verdict.num_pairs)
     return replace(claim, verdict=verdict, readings={}, other_inits=())
+
+
+def _is_there(store: Store, run_id: str, tier: Tier) -> bool:
+    record = store.record(run_id)
+    return record is not None and _has_ended(record, tier)
 
 
 def _has_ended(record: RunRecord, tier: Tier) -> bool:

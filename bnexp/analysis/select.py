@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
-from bnexp.analysis.test_images import TestImages
 from bnexp.analysis.stats import PairedDifference, largest_healthy, paired_difference
+from bnexp.analysis.test_images import TestImages
 from bnexp.errors import StoreError
 from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
@@ -74,9 +74,8 @@ class Selection:
         ]
         return self.runs[self.runs["lr"] == chosen]
 
-    def of_seeds(self, seeds: Collection[int]) -> Selection:
-        """The same from these seeds alone: they choose the learning rates anew."""
-        runs = self.runs[self.runs["seed"].isin(list(seeds))]
+    def of_runs(self, runs: pd.DataFrame) -> Selection:
+        """The same from some of its runs alone: they choose the learning rates anew."""
         best, gaps = _choose_lr(runs)
         return replace(self, runs=runs, best_lr=best, gaps=gaps)
 

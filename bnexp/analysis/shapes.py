@@ -193,7 +193,7 @@ def _search(view: View, comparison: Comparison, group: str) -> Contrast:
     """Both arms search the same settings: those declared, and whatever else either has been run at."""
     assert comparison.budget is not None
     names, strata = _names(comparison), view.strata(comparison, group).values()
-    runs = view.ladder[view.ladder["arm"].isin(names) & view.ladder["stratum"].isin(strata)]
+    runs = _as_declared(view, view.ladder[view.ladder["arm"].isin(names) & view.ladder["stratum"].isin(strata)])
     run_at = {(str(stratum), float(lr)) for stratum, lr in zip(runs["stratum"], runs["lr"], strict=True)}
     settings = run_at | {(stratum, lr) for stratum in strata for lr in view.rates}
     if len(settings) < comparison.budget:
@@ -272,8 +272,13 @@ def _by_level(view: View, comparison: Comparison, group: str, name: str) -> dict
     if comparison.over != "lr":
         levels = view.numbered(comparison, group)
         return {level: view.selection.cell(view.runs, name, stratum) for level, stratum in levels.items()}
-    cell = view.selection.cell(view.ladder, name, group)
+    cell = _as_declared(view, view.selection.cell(view.ladder, name, group))
     return {float(str(lr)): rows for lr, rows in cell.groupby("lr")}
+
+
+def _as_declared(view: View, runs: pd.DataFrame) -> pd.DataFrame:
+    """These runs without the rates that a ladder was widened by: what goes over rates judges the ladder as declared."""
+    return runs[runs["lr"].isin(view.rates)] if view.rates else runs
 
 
 def _values_by_level(view: View, comparison: Comparison, group: str, name: str) -> dict[int, dict[float, float]]:

@@ -11,7 +11,6 @@ import numpy as np
 from bnexp.analysis.significance import Array, mean_and_error
 
 
-
 class Spread(NamedTuple):
     """A mean, its standard error and that error's degrees of freedom; every field is (rows, readings)."""
 

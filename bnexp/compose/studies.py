@@ -93,7 +93,7 @@ def _ask(study: StudyRequest, own: Sequence[str]) -> Asked:
     arms: dict[str, list[str]] = {}
     probes: dict[tuple[str, ...], None] = {}
     for arm in study.spec.arms:
-        declared = study.spec.overrides(study.tier, arm)
+        declared = study.spec.overrides(study.tier, arm, widened=bool(study.further_rates))
         arms[arm] = [_as_override(k, v) for k, v in declared.items() if k not in own_keys and not _is_of_probes(k)]
         arms[arm] += [o for o in own if not _is_of_probes(key_of(o))]
         probes[tuple(_as_override(key, value) for key, value in declared.items() if _is_of_probes(key))] = None

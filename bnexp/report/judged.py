@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from bnexp.analysis.frame import Frame
 from bnexp.analysis.rounds import LookRuns, count_runs, judge_rounds
 from bnexp.analysis.select import Selection
 from bnexp.analysis.sequential import Look, looks_of
+from bnexp.analysis.verdicts import Verdict
+from bnexp.analysis.widening import InForce, Widened, runs_in_force
 from bnexp.errors import ConfigError, StoreError
 from bnexp.report.integrity import Integrity, check_study
 from bnexp.store import Store
@@ -33,6 +35,7 @@ class Judged:
         decided: no more seeds are to be added.
         next_runs: otherwise, the runs of the look that comes next.
         integrity: whether all is as it was written, and other starts of the same comparison.
+        ladders: where the study widens its ladder of learning rates, each stratum's, as of the last look.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Judged:
     decided: bool = False
     next_runs: LookRuns | None = None
     integrity: Integrity = field(default_factory=Integrity)
+    ladders: tuple[Widened, ...] = ()
 
 
 def judge_started(store: Store, name: str) -> Judged:
@@ -56,35 +60,64 @@ def judge_started(store: Store, name: str) -> Judged:
         StoreError: its declaration was changed, nothing has ended yet, or two runs claim one place.
     """
     frozen, spec = read_frozen(store, name)
-    frame, selection = load_study(store, spec, list(frozen["run_ids"]), frozen["arms"])
+    in_force = runs_in_force(store, frozen)
+    frame, selection = load_study(store, spec, in_force.run_ids, in_force.arms)
     if selection is None:
         raise nothing_ended(f"study {name!r}", frame)
-    judged = _judge(store, Judged(name, frozen, spec, frame, selection, []))
+    judged = _judge(store, Judged(name, frozen, spec, frame, selection, []), in_force)
     integrity = check_study(store, name, frozen, spec, frame.runs)
     claims = [_void(claim, integrity.reason) for claim in judged.claims] if integrity.altered else judged.claims
     return replace(judged, claims=claims, integrity=integrity)
 
 
-def _judge(store: Store, unjudged: Judged) -> Judged:
+def _judge(store: Store, unjudged: Judged, in_force: InForce) -> Judged:
     frozen, spec, selection = unjudged.frozen, unjudged.spec, unjudged.selection
     declared = None if frozen["exploratory"] else declared_of(spec, frozen["tier"])
     looks = looks_of(frozen)
     if declared is None or not looks:
-        return replace(unjudged, claims=judge_study(selection, spec, declared=declared))
-    runs = count_runs(store, frozen["run_ids"], spec, declared, looks)
-    rounds = judge_rounds(selection, spec, declared, looks, runs)
+        claims = hold_back(judge_study(selection, spec, declared=declared), selection, in_force.unsettled_ids())
+        return replace(unjudged, claims=claims, ladders=in_force.ladders())
+    runs = count_runs(store, frozen["run_ids"], spec, declared, looks, in_force.further)
+    rounds = judge_rounds(selection, spec, declared, looks, runs, in_force.left_out())
     # what was not run was not needed
     frame = replace(unjudged.frame, missing=()) if rounds.stop else unjudged.frame
     return replace(
         unjudged, frame=frame, claims=rounds.claims, looks=looks, num_looks=rounds.number, decided=rounds.stop,
-        next_runs=None if rounds.stop else runs[rounds.number],
+        next_runs=None if rounds.stop else runs[rounds.number], ladders=in_force.ladders(max(0, rounds.number - 1)),
     )  # fmt: skip
 
 
 def _void(claim: ClaimVerdict, reason: str) -> ClaimVerdict:
     """The claim without a verdict, for its numbers cannot be believed."""
     verdict = replace(claim.verdict, outcome="invalid", reason=reason, effect=None, needed=None)
-    return replace(claim, verdict=verdict, readings={}, values={}, other_inits=())
+    return replace(claim, verdict=verdict, readings={}, values={}, contrast=None, other_inits=())
+
+
+def hold_back(claims: Sequence[ClaimVerdict], selection: Selection, unsettled: Collection[str]) -> list[ClaimVerdict]:
+    """The verdicts, those at best learning rates untested in strata whose ladder is not settled yet.
+
+    Comparisons that go over the learning rate judge the ladder as declared, which is whole.
+
+    Args:
+        unsettled: the ids of runs in these strata: `InForce.unsettled_ids`.
+    """
+    strata = set(selection.runs.loc[selection.runs["run_id"].isin(unsettled), "stratum"])
+    return [
+        _held_back(claim)
+        if strata.intersection(selection.groups(claim.comparison.over).get(claim.stratum, ()))
+        and claim.comparison.over != "lr"
+        and claim.comparison.shape != "search"
+        else claim
+        for claim in claims
+    ]
+
+
+def _held_back(claim: ClaimVerdict) -> ClaimVerdict:
+    reason = "the ladder of learning rates is not settled: runs are missing"
+    verdict = Verdict("untested", reason, None, claim.verdict.num_pairs)
+    return (
+        claim if claim.verdict.outcome == "untested" else replace(claim, verdict=verdict, readings={}, other_inits=())
+    )
 
 
 def rounds_words(judged: Judged) -> list[str]:
