@@ -338,7 +338,9 @@ def _widening(prefix: str, raw: Any, ladder: Sequence[Any]) -> tuple[float, ...]
     """The rates that a ladder may be widened by, ascending; each lies beyond an end of it."""
     listed = isinstance(raw, Sequence) and not isinstance(raw, str)
     rates = list(raw) if listed else []
-    if not listed or any(isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf for lr in rates):
+    if not listed or any(
+        isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf for lr in rates
+    ):
         raise ConfigError(f"{prefix}.widen", got=raw, hint="expected a list of learning rates, all above 0")
     if rates and len(ladder) < 2:
         raise ConfigError(f"{prefix}.widen", got=raw, hint="there is no ladder of learning rates to widen: axes.lr")
