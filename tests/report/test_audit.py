@@ -149,7 +149,7 @@ def test_the_page_has_a_section_a_study_and_needs_nothing_else(audit: ReportResu
              for suffix in ("png", "svg")}  # fmt: skip
     assert names == {*drawn, "captions.md"}
     for said in ("time to market", "it does not", "Somebody 2020.", "bnexp report batches", "64 runs with bnexp 0.1.0",
-                 "“Role and Importance” (<code>000_38d31ce5589bc0f3</code>)", "No declared run is missing"):  # fmt: skip
+                 f"{OWN} (<code>000_38d31ce5589bc0f3</code>)", "No declared run is missing"):  # fmt: skip
         assert said in html, said
 
 
