@@ -9,8 +9,8 @@ import yaml
 
 
 def tier(**changes: Any) -> dict[str, Any]:
-    """A tier of six seeds; changes go to `fixed`, but for axes, margin and target."""
-    own = {key: changes.pop(key) for key in ("axes", "margin", "target") if key in changes}
+    """A tier of six seeds; changes go to `fixed`, but for axes, margin, target and widen."""
+    own = {key: changes.pop(key) for key in ("axes", "margin", "target", "widen") if key in changes}
     fixed = {"epochs": 1, "data.train_limit": 100, "model.width": 4, "exec.precision": "fp32", **changes}
     return {"fixed": fixed, "axes": {"seed": [0, 1, 2, 3, 4, 5]}, "margin": 0.01, **own}
 
@@ -21,7 +21,7 @@ def declared(name: str, **changes: Any) -> dict[str, Any]:
         "name": name, "number": 1, "question": "Does it help?", "claim": "It helps.", "known": "Nothing is known.",
         "sources": {"a": "it helps"}, "against": {}, "arms": {"none": {"norm": "none"}, "batch": {"norm": "batch"}},
         "comparisons": [{"treatment": "batch", "control": "none", "shape": "difference", "direction": "higher"}],
-        "strata": [], "choose": {"factor": "lr", "metric": "val_accuracy", "seeds": []}, "metric": "test_accuracy",
+        "strata": [], "choose": {"factor": "lr", "metric": "val_accuracy"}, "metric": "test_accuracy",
         "tiers": {"small": tier()}, **changes,
     }  # fmt: skip
 
