@@ -85,6 +85,9 @@ MEASURES: dict[str, Metric] = {
         Metric("step_cost", "none", "ratio", "lower", "time of a step (× without norm)", 2),
         Metric("norm_mean_error", "train", "SDs", "lower", "largest channel mean before gamma and beta (SD)", 6),
         Metric("norm_std_error", "train", "ratio", "lower", "largest |channel SD − 1| before gamma and beta (×)", 6),
+        Metric("batch_mean_error", "train", "SDs", "lower", "error of a batch's means (SD)", 3),
+        Metric("batch_std_error", "train", "ratio", "lower", "relative error of a batch's SDs (×)", 3),
+        Metric("loss_rise", "train", "nats", "lower", "largest rise of train loss between epochs (nats)", 3),
         Metric("output_mean", "train", "SDs", "none", "channel mean of a norm's output (SD)", 3),
         Metric("output_std_error", "train", "ratio", "none", "|channel SD − 1| of a norm's output (×)", 3),
     )
@@ -104,6 +107,7 @@ PROBE_OF: dict[str, str] = {
     **dict.fromkeys(("accuracy_running", "accuracy_precise", "accuracy_batch"), "statistics"),
     **dict.fromkeys(("corruption_drop", "corruption_drop_adapted", "fgsm_drop"), "robustness"),
     "step_cost": "cost",
+    **dict.fromkeys(("batch_mean_error", "batch_std_error"), "sampling"),
     **dict.fromkeys(("norm_mean_error", "norm_std_error", "output_mean", "output_std_error"), "affine"),
 }
 

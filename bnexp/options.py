@@ -47,6 +47,7 @@ PROBE_OPTIONS: dict[str, tuple[str, ...]] = {
     "affine": ("every",),
     "running": ("every",),
     "statistics": (),
+    "sampling": (),
     "robustness": (),
     "cost": (),
 }

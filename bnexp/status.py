@@ -12,6 +12,7 @@ from typing import Any
 
 from bnexp.errors import ConfigError
 from bnexp.records import RunRecord
+from bnexp.sources import title_of
 from bnexp.store import Store
 
 WATCH_SECONDS = 2.0
@@ -52,6 +53,7 @@ def print_studies(argv: list[str]) -> int:
             "number": spec.number,
             "claim": spec.claim,
             "sources": sorted(spec.sources),
+            "against": sorted(spec.against),
             "tiers": list(spec.tiers),
             "num_runs": {name: spec.num_runs(name) for name in spec.tiers},
             "verdict": None,
@@ -64,6 +66,9 @@ def print_studies(argv: list[str]) -> int:
     for row in rows:
         runs = ", ".join(f"{tier} {count} runs" for tier, count in row["num_runs"].items())
         print(f"{row['name']:12} {row['claim']}\n{'':12} claim {row['number']}; {runs}")
+        for key, words in (("sources", "says so"), ("against", "says the opposite")):
+            if row[key]:
+                print(f"{'':12} {words}: {', '.join(map(title_of, row[key]))}")
     print("\nrun one: bnexp train -m study=NAME [tier=TIER]")
     return 0
 

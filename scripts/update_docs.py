@@ -15,10 +15,10 @@ from typing import Any
 
 from bnexp.catalog import list_studies
 from bnexp.report.effect_words import claimed, compared
+from bnexp.sources import TITLES, title_of
 from bnexp.study import StudySpec, Tier
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "studies.md"
-NUM_TEXTS = 5
 DATA = {
     "digits": "embedded digits",
     "mnist": "MNIST",
@@ -29,17 +29,22 @@ INTRO = """\
 <!-- made from configs/study by scripts/update_docs.py: change a study there, not here -->
 # The {count} studies
 
-Each claim that our source texts make about batch norm, as `configs/study/NAME.yaml` declares it: what is compared, in
-which direction the text has it, and the smallest effect that would matter. `bnexp train -m study=NAME` runs the small
-tier, `bnexp report NAME` judges it; `study=all` runs every one, and shares the runs that several of them declare.
+Five texts explain batch norm, and they make the claims below. Each claim is a study, declared in
+`configs/study/NAME.yaml`: what is compared, which direction the texts claim, and the smallest effect that would matter.
+`bnexp train -m study=NAME` runs the small tier and `bnexp report NAME` judges it. `study=all` runs all studies, and
+trains runs that several of them declare only once.
 
-- Each arm is at its own best learning rate, chosen on validation by seeds that are not reported. All arms have the same
-  ladder. A comparison is judged in each stratum apart, and a study's claims and premises are one Holm family; the first
-  is the primary one. Without its premises a claim is invalid; what stands for context is judged apart.
-- *Supported* is the side of the texts under *the texts*, *contradicted* the opposite one. Where texts contradict one
-  another, *against* has those of the other side.
-- The sides, margins and seeds stood before the first run, but for what CHANGELOG.md discloses. Nobody tunes a study
-  until it agrees with a text.
+- An *arm* is one side of a comparison. Each arm uses its own best learning rate: the mean validation accuracy over all
+  of its seeds chooses it. All arms try the same *ladder* of rates.
+- If the best rate of an arm is at an end of the ladder, the ladder is continued there by the rates under *more where
+  needed*, for all arms of that stratum alike. The tables count the runs without these rates.
+- A *stratum* is one setting, such as one network or one activation. It is judged apart from the others. All claims and
+  premises of a study, in all strata, are corrected together (Holm). The first comparison is the primary one.
+- A *premise* has to hold, or the study's claims are invalid. *Context* is judged, but is no part of the claim.
+- *Supported* means the side of the texts under *the texts*, *contradicted* the opposite side. If the texts contradict
+  one another, those of the other side are under *against*.
+- Direction, margin and number of seeds were declared before the first run, except for what CHANGELOG.md discloses.
+  Nobody changes a study until it agrees with a text.
 """
 
 
@@ -80,9 +85,9 @@ def anchor(spec: StudySpec) -> str:
 def section_of(spec: StudySpec) -> str:
     """One study, from its heading to its commands."""
     lines = [f"## {spec.number} {spec.name}", "", f"**{spec.claim}** {spec.question}", "", "The texts:", ""]
-    lines += [f"- {stem}: “{quote}”" for stem, quote in spec.sources.items()]
+    lines += [f"- {title_of(stem)}: “{quote}”" for stem, quote in spec.sources.items()]
     if spec.against:
-        lines += ["", "Against:", "", *(f"- {stem}: “{quote}”" for stem, quote in spec.against.items())]
+        lines += ["", "Against:", "", *(f"- {title_of(stem)}: “{quote}”" for stem, quote in spec.against.items())]
     lines += ["", f"What is known: {' '.join(spec.known.split())}", "", "| arm | what it is |", "|---|---|"]
     lines += [f"| {name} | {_settings(overrides)} |" for name, overrides in spec.arms.items()]
     lines += ["", "Judged, the primary comparison first:", ""]
@@ -91,8 +96,8 @@ def section_of(spec: StudySpec) -> str:
         lines += ["", f"Reported apart: {', '.join(f'`{key}`' for key in spec.strata)}."]
     lines += [
         "",
-        "| tier | data | runs | verdicts | learning rates | seeds | fixed | swept |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tier | data | runs | verdicts | learning rates | more where needed | seeds | fixed | swept |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_tier_row(spec, name, tier) for name, tier in spec.tiers.items()]
     lines += ["", "```bash", *(_command(spec, name, tier) for name, tier in spec.tiers.items()), "```", ""]
@@ -125,7 +130,7 @@ def _sentence(what: str, claims: Mapping[str, Sequence[str]], *, tiers: bool) ->
 
 def _texts(spec: StudySpec) -> str:
     """How many of the texts say so, and how many the opposite."""
-    return f"{len(spec.sources)} : {len(spec.against)}" if spec.against else f"{len(spec.sources)} of {NUM_TEXTS}"
+    return f"{len(spec.sources)} : {len(spec.against)}" if spec.against else f"{len(spec.sources)} of {len(TITLES)}"
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -147,6 +152,7 @@ def _tier_row(spec: StudySpec, name: str, tier: Tier) -> str:
         f"{spec.num_runs(name):,}",
         str(spec.num_verdicts(name)),
         _values(spec.rates(name)),
+        _values(tier.widen) or "none",
         str(len(spec.seeds(name))),
         _settings(fixed),
         "; ".join(f"`{key}`: {values}" for key, values in swept.items()) or "nothing else",

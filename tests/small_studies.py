@@ -21,7 +21,7 @@ def declared(name: str, **changes: Any) -> dict[str, Any]:
         "name": name, "number": 1, "question": "Does it help?", "claim": "It helps.", "known": "Nothing is known.",
         "sources": {"a": "it helps"}, "against": {}, "arms": {"none": {"norm": "none"}, "batch": {"norm": "batch"}},
         "comparisons": [{"treatment": "batch", "control": "none", "shape": "difference", "direction": "higher"}],
-        "strata": [], "choose": {"factor": "lr", "metric": "val_accuracy", "seeds": []}, "metric": "test_accuracy",
+        "strata": [], "choose": {"factor": "lr", "metric": "val_accuracy"}, "metric": "test_accuracy",
         "tiers": {"small": tier()}, **changes,
     }  # fmt: skip
 

@@ -146,9 +146,9 @@ def test_shell_completes_commands_choices_and_keys(complete: Callable[[str], set
     assert {"train", "plan", "status", "report"} <= complete("bnexp ")
     assert complete("bnexp train -m lr=0.1 norm=batch") == {"norm=batch", "norm=batch_renorm"}
     assert complete("bnexp train -m lr=0.1 norm=batch,gh") == {"norm=batch,ghost"}
-    assert complete("bnexp plan probes=s") == {"probes=shift", "probes=statistics"}
-    assert complete("bnexp plan probes=[s") == {"probes=[shift", "probes=[statistics"}
-    assert complete("bnexp plan 'probes=[shift,s") == {"probes=[shift,statistics"}
+    assert complete("bnexp plan probes=s") == {"probes=sampling", "probes=shift", "probes=statistics"}
+    assert complete("bnexp plan probes=[s") == {"probes=[sampling", "probes=[shift", "probes=[statistics"}
+    assert complete("bnexp plan 'probes=[shift,s") == {"probes=[shift,sampling", "probes=[shift,statistics"}
     assert complete("bnexp train -m study=pl") == {"study=placement"}
     assert complete("bnexp train -m study=placement tier=") == {"tier=small", "tier=medium", "tier=full"}
     assert complete("bnexp train -m study=al") == {"study=alternatives", "study=all"}

@@ -92,7 +92,7 @@ def own(tmp_path: Path) -> Path:
         tmp_path, "order",
         arms={"before": {"norm.placement": "before"}, "after": {"norm.placement": "after"}},
         comparisons=[{"treatment": "after", "control": "before", "shape": "difference", "direction": "higher"}],
-        strata=["model.activation"], choose={"factor": "lr", "metric": "val_accuracy", "seeds": [0]},
+        strata=["model.activation"],
         tiers={"small": tier(axes=axes, norm="batch"), "medium": tier(axes=axes, epochs=2)},
     )  # fmt: skip
     return tmp_path
@@ -147,7 +147,7 @@ def test_what_the_arms_of_a_study_differ_in_cannot_be_overridden(override: str, 
 @pytest.mark.parametrize(
     "override",
     ["claim=x", "metric=val_accuracy", "margin=0.1", "comparisons=[]", "comparisons.0.margin=0.1", "study.margin=1",
-     "arms.batch.norm=group", "choose.seeds=[0]", "strata=[]", "tiers.small.axes.seed=[0,1]", "target=0.9"],
+     "arms.batch.norm=group", "choose.metric=val_loss", "strata=[]", "tiers.small.axes.seed=[0,1]", "target=0.9"],
 )  # fmt: skip
 @pytest.mark.parametrize("studies", ["order", "norms,more"])
 def test_what_a_study_declares_is_frozen_and_never_overridden(override: str, studies: str, own: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from bnexp.errors import ConfigError
 from bnexp.identity import run_id
 from bnexp.metrics import PROBE_OF
 from bnexp.request import Part
+from bnexp.sources import TITLES
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT.parent / "shared" / "sources"
@@ -41,7 +43,7 @@ each_tier = pytest.mark.parametrize(("name", "tier"), TIERS)
 
 @cache
 def composed(name: str) -> Part:
-    """The small tier at one of its reported seeds: the others differ in nothing else."""
+    """The small tier at one of its seeds: the others differ in nothing else."""
     seed = STUDIES[name].seeds("small")[0]
     (part,) = request_from_argv(["-m", f"study={name}", f"seed={seed}"]).parts
     return part
@@ -87,6 +89,7 @@ def test_study_opens_with_its_claim_and_the_command_and_runs_of_each_tier(name: 
 def test_quotes_are_in_the_texts_word_for_word(name: str) -> None:
     quotes = [*STUDIES[name].sources.items(), *STUDIES[name].against.items()]
     assert STUDIES[name].sources
+    assert {stem for stem, _ in quotes} <= set(TITLES)
     for stem, quote in quotes:
         assert len(quote.split()) >= 4
         assert quote in (TEXTS / f"{stem}.txt").read_text(encoding="utf-8")
@@ -146,12 +149,25 @@ def test_every_arm_has_the_same_ladder_in_every_stratum(name: str) -> None:
 
 
 @each_tier
-def test_reported_seeds_are_enough_and_none_of_them_tunes(name: str, tier: str) -> None:
+def test_seeds_are_enough_and_choose_on_validation(name: str, tier: str) -> None:
     spec = STUDIES[name]
-    assert len(spec.seeds(tier)) >= 8  # six pairs, in a family of two, cannot reach p < .05 by signs
-    assert not set(spec.seeds(tier)) & set(spec.choose.seeds)
-    assert len(spec.choose.seeds) >= 2
+    assert spec.seeds(tier) == tuple(range(10))  # six pairs, in a family of two, cannot reach p < .05 by signs
     assert spec.choose.metric == "val_accuracy"
+
+
+@each_tier
+def test_every_ladder_that_a_rate_is_chosen_from_can_be_widened_by_two_rungs_of_its_own_ratio(
+    name: str, tier: str
+) -> None:
+    rates, widen = STUDIES[name].rates(tier), STUDIES[name].tiers[tier].widen
+    if name in ("lr-range", "tuning"):  # all rates are compared, or are what is searched
+        assert widen == ()
+        return
+    assert len(widen) == 4
+    whole = [*widen[:2], *rates, *widen[2:]]
+    assert whole == sorted(whole)
+    ratio = (rates[-1] / rates[0]) ** (1 / (len(rates) - 1))
+    assert [upper / lower for lower, upper in pairwise(whole)] == pytest.approx([ratio] * (len(whole) - 1), rel=0.1)
 
 
 @each_tier
@@ -168,20 +184,22 @@ def test_precision_is_fixed_so_that_machines_agree(name: str) -> None:
     assert precisions[2] in ("fp32", "bf16")
 
 
-@pytest.mark.parametrize("name", ["shift", "gradients", "robustness", "inference", "moments"])
+@pytest.mark.parametrize("name", ["shift", "gradients", "robustness", "inference", "moments", "small-batch"])
 def test_study_without_the_probe_that_it_is_judged_by_is_refused(name: str, tmp_path: Path) -> None:
     raw = yaml.safe_load((config_root() / "study" / f"{name}.yaml").read_text())
-    measured = {PROBE_OF[measure] for c in STUDIES[name].at("small").comparisons for measure, _ in c.measures()}
+    read = {measure for c in STUDIES[name].at("small").comparisons for measure, _ in c.measures()}
+    measured = {PROBE_OF[measure] for measure in read & set(PROBE_OF)}
+    assert measured
     assert measured <= set(raw["tiers"]["small"]["fixed"].pop("probes"))
     raw["tiers"]["small"]["fixed"] = {k: v for k, v in raw["tiers"]["small"]["fixed"].items() if "probes" not in k}
-    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ConfigError, match="is measured by the probe"):
         load_study(tmp_path / f"{name}.yaml")
 
 
 @pytest.mark.parametrize(
     ("whole", "parts"),
-    [("lr-range", ["convergence", "cost", "shift", "moments"]), ("init", ["tuning"]), ("depth", ["gradients"])],
+    [("lr-range", ["convergence", "cost", "shift", "moments"]), ("depth", ["gradients"])],
 )
 def test_studies_of_one_grid_share_their_runs(whole: str, parts: list[str]) -> None:
     for name in parts:
@@ -190,6 +208,10 @@ def test_studies_of_one_grid_share_their_runs(whole: str, parts: list[str]) -> N
 
 def test_init_at_gain_1_is_the_lr_range() -> None:
     assert len(ids("init") & ids("lr-range")) == 2 * 3  # two arms, three rates
+
+
+def test_tuning_at_the_default_weight_decay_is_the_lr_range() -> None:
+    assert len(ids("tuning") & ids("lr-range")) == 2 * 6  # two arms, six rates
 
 
 def test_few_examples_are_the_same_runs_in_three_studies() -> None:

@@ -41,7 +41,7 @@ def raw(*comparisons: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "against": {"other": "another"},
         "arms": {"none": {"norm": "none"}, "batch": {"norm": "batch"}, "group": {"norm": "group"}},
         "comparisons": list(comparisons) or [comparison("difference")], "strata": ["model.name", "model.depth"],
-        "choose": {"factor": "lr", "metric": "val_accuracy", "seeds": [0, 1]}, "metric": "test_accuracy",
+        "choose": {"factor": "lr", "metric": "val_accuracy"}, "metric": "test_accuracy",
         "tiers": {"small": tier, "full": tier | {"margin": 0.003, "target": None}},
         **changes,
     })  # fmt: skip
@@ -98,9 +98,9 @@ def test_arms_and_measures_of_a_comparison() -> None:
     )  # fmt: skip
 
 
-def test_seeds_that_choose_are_not_reported_and_verdicts_are_counted() -> None:
+def test_every_seed_is_reported_and_verdicts_are_counted() -> None:
     spec = study_from_dict(raw(*(comparison(shape) for shape in ("difference", "worst", "reach")), tiers=one_tier()))
-    assert (spec.seeds("small"), spec.rates("small")) == ((2, 3, 4, 5, 6, 7), (0.1, 0.3))
+    assert (spec.seeds("small"), spec.rates("small")) == (tuple(range(8)), (0.1, 0.3))
     assert spec.num_runs("small") == 3 * 3 * 2 * 2 * 8
     assert spec.num_verdicts("small") == 6 + 2 + 6
     assert spec.overrides("small", "batch") == {"data": "digits", "probes": ["statistics"], "norm": "batch",
@@ -148,8 +148,9 @@ def test_a_declaration_changes_with_everything_it_declares() -> None:
         {"tiers": tiers}, {"metric": "val_accuracy"}, {"claim": "d."}, {"known": "other"}, {"against": {}},
         {"comparisons": [comparison("difference", margin=0.02)]},
         {"comparisons": [comparison("difference") | {"direction": "same"}]},
-        {"arms": raw()["arms"] | {"group": {"norm": "layer"}}}, {"choose": raw()["choose"] | {"seeds": [0]}},
-        {"tiers": one_tier(axes={"lr": [0.1, 0.4]})}, {"tiers": one_tier(fixed={"data": "mnist"})},
+        {"arms": raw()["arms"] | {"group": {"norm": "layer"}}}, {"choose": raw()["choose"] | {"metric": "val_loss"}},
+        {"tiers": one_tier(axes={"lr": [0.1, 0.4]})}, {"tiers": one_tier(widen=[1.0])},
+        {"tiers": one_tier(fixed={"data": "mnist"})},
     ]  # fmt: skip
     hashes = [hash_of(raw(**change)) for change in changes]
     assert len({plain, *hashes}) == len(changes) + 1
@@ -188,7 +189,7 @@ def test_a_declaration_changes_with_everything_it_declares() -> None:
         ({"strata": "model.name"}, "study.strata: 'model.name': expected a list of keys"),
         ({"strata": [3]}, "study.strata: [3]: expected a list of keys"),
         ({"strata": ["model.name"]}, "study.strata: ['model.name']: model.depth is swept, so it has to be a stratum"),
-        ({"choose": None}, "study.choose: None: expected the keys factor, metric, seeds"),
+        ({"choose": None}, "study.choose: None: expected the keys factor, metric"),
         ({"comparisons": []}, "study.comparisons: []: expected a list of comparisons"),
         ({"comparisons": "batch"}, "study.comparisons: 'batch': expected a list of comparisons"),
         ({"comparisons": [3]}, "study.comparisons.0: 3: expected the keys against, best, budget, control, "),
@@ -208,7 +209,18 @@ def test_a_declaration_changes_with_everything_it_declares() -> None:
         ({"tiers": one_tier(axes={"lr": [1, 1.0]})}, "study.tiers.small.axes.lr: [1, 1.0]: a value is given twice"),
         ({"tiers": one_tier(axes={"seed": None})}, "study.tiers.small.axes.seed: None: expected a list of seeds"),
         ({"tiers": one_tier(axes={"seed": ["a"]})}, "study.tiers.small.axes.seed: ['a']: expected a list of seeds"),
-        ({"tiers": one_tier(axes={"seed": list(range(7))})}, "6 seeds at least must be left to report besides those"),
+        ({"tiers": one_tier(axes={"seed": list(range(5))})}, "[0, 1, 2, 3, 4]: a verdict needs 6 seeds at least"),
+        ({"tiers": one_tier(widen=0.03)}, "study.tiers.small.widen: 0.03: expected a list of learning rates, all "),
+        ({"tiers": one_tier(widen="0.03")}, "study.tiers.small.widen: '0.03': expected a list of learning rates"),
+        ({"tiers": one_tier(widen=["1"])}, "study.tiers.small.widen: ['1']: expected a list of learning rates"),
+        ({"tiers": one_tier(widen=[True])}, "study.tiers.small.widen: [True]: expected a list of learning rates"),
+        ({"tiers": one_tier(widen=[0, 1])}, "study.tiers.small.widen: [0, 1]: expected a list of learning rates"),
+        ({"tiers": one_tier(widen=[float("inf")])}, "study.tiers.small.widen: [inf]: expected a list of learning"),
+        ({"tiers": one_tier(widen=[0.2])}, "study.tiers.small.widen: 0.2: each of these lies beyond the ladder of"),
+        ({"tiers": one_tier(widen=[1, 0.3])}, "study.tiers.small.widen: 0.3: each of these lies beyond the ladder"),
+        ({"tiers": one_tier(widen=[1, 1.0])}, "study.tiers.small.widen: 1: each of these lies beyond the ladder"),
+        ({"tiers": one_tier(widen=[1], axes={"lr": [0.1]})}, "study.tiers.small.widen: [1]: there is no ladder of"),
+        ({"tiers": one_tier(widen=[1], axes={"lr": None})}, "study.tiers.small.widen: [1]: there is no ladder of"),
         ({"tires": {}}, "study.tires: 'tires': no such key; keys here: "),
     ],
 )  # fmt: skip
@@ -230,11 +242,6 @@ def test_a_study_without_a_key_is_refused_by_its_name() -> None:
         ({"metric": "test_accuracy"}, "study.choose.metric: 'test_accuracy': choosing never looks at test"),
         ({"metric": "accuracy"}, "study.choose.metric: 'accuracy' is not one of "),
         ({"metric": ["val_accuracy"]}, "study.choose.metric: ['val_accuracy'] is not one of "),
-        ({"seeds": 0}, "study.choose.seeds: 0: expected a list of seeds"),
-        ({"seeds": [True]}, "study.choose.seeds: [True]: expected a list of seeds"),
-        ({"seeds": []}, "study.choose.seeds: []: expected some but not all of the seeds of tier small"),
-        ({"seeds": [0, 99]}, "study.choose.seeds: [0, 99]: expected some but not all of the seeds of tier small"),
-        ({"seeds": list(range(8))}, "expected some but not all of the seeds of tier small"),
         ({"sedes": [0]}, "study.choose.sedes: 'sedes': no such key; keys here: "),
     ],
 )
@@ -242,9 +249,19 @@ def test_a_wrong_choice_is_one_line(change: dict[str, Any], message: str) -> Non
     assert message in refused(raw(choose=raw()["choose"] | change))
 
 
-def test_without_a_choice_of_rates_no_seed_has_to_choose() -> None:
-    content = raw(choose=raw()["choose"] | {"seeds": []}, tiers=one_tier(axes={"lr": [0.1]}))
-    assert study_from_dict(content).seeds("small") == tuple(range(8))
+def test_seeds_that_an_older_declaration_tuned_by_are_seeds_like_others() -> None:
+    older = raw(choose=raw()["choose"] | {"seeds": [0, 1]})
+    assert study_from_dict(older) == study_from_dict(raw())
+    assert study_from_dict(older).seeds("small") == tuple(range(8))
+
+
+def test_rates_to_widen_by_are_beyond_the_ladder_and_in_order() -> None:
+    spec = study_from_dict(raw(tiers=one_tier(widen=[3, 1.0, 0.03, 0.01])))
+    assert spec.tiers["small"].widen == (0.01, 0.03, 1.0, 3.0)
+    assert spec.rates("small") == (0.1, 0.3)  # they are run where they are needed alone
+    assert spec.num_runs("small") == 3 * 3 * 2 * 2 * 8
+    assert round_trip(spec, "small") == spec.at("small")
+    assert study_from_dict(raw()).tiers["small"].widen == ()
 
 
 @pytest.mark.parametrize(

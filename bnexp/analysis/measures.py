@@ -1,10 +1,11 @@
 """Measures that are derived from a run's record, history and probes: what each is, to the letter.
 
-A run that failed, be it diverged or collapsed, is scored where there is a rule for it: its accuracies are chance, and
-it never reaches a target. Accuracies under several statistics are chance of a diverged run alone: whether a run has
-collapsed is itself read off its running statistics. Everything else is nan where it is undefined. That is all of a
-diverged run but what was measured before its first update; of a collapsed run it is what only a network that learned
-something has: a generalization gap, and accuracy to lose. What a run did not measure is nan, never a guess.
+A run that failed, be it diverged or collapsed, is scored where there is a rule for it: its accuracies are chance, it
+never reaches a target, and the train loss of a diverged run rose to that of a guess. Accuracies under several
+statistics are chance of a diverged run alone: whether a run has collapsed is itself read off its running statistics.
+Everything else is nan where it is undefined. That is all of a diverged run but what was measured before its first
+update; of a collapsed run it is what only a network that learned something has: a generalization gap, and accuracy to
+lose. What a run did not measure is nan, never a guess.
 """
 
 from __future__ import annotations
@@ -142,6 +143,26 @@ def seconds_to_target(run: Run, target: float) -> float:
     epochs = epochs_to_target(run, target)
     seconds = [_number(row.get("train_seconds")) for row in run.history]
     return epochs * float(np.mean(seconds)) if math.isfinite(epochs) else epochs
+
+
+def loss_rise(run: Run) -> float:
+    """The largest rise of the train loss from one epoch to the next, in nats; below 0 where it fell every time.
+
+    The train loss of an epoch is the mean over its steps, so a rise is one that outlasts single batches. A run that
+    learns steadily is a little below 0, by its slowest epoch; a loss spike is far above. A diverged run counts as one
+    that rose from nothing to the loss of a guess by class frequency at best, −log of the share of the largest class:
+    about 2.3 nats for ten classes. A collapsed run is read like any other. An epoch without a train loss is passed
+    over; nan of fewer than two epochs, or where the history is lost in part.
+
+    Source: our own. That training without normalization shows as spikes of the loss is a common observation, and no
+    established number for it exists.
+    """
+    if run.record["status"] == "diverged":
+        return -math.log(run.final("chance_train_accuracy"))
+    losses = [_number(row["train_loss"]) for row in run.history if row.get("train_loss") is not None]
+    if len(losses) < 2 or not _is_whole(run):
+        return math.nan
+    return max(new - old for old, new in pairwise(losses))
 
 
 @dataclass(frozen=True)
@@ -310,6 +331,19 @@ def output_std_error(run: Run) -> float:
     return _mean(_last(run, "output_std_error"))
 
 
+def batch_mean_error(run: Run) -> float:
+    """Root mean square of (batch mean − mean) / std over channels and batches, the training set's; mean over norms.
+
+    A batch is what a norm takes its statistics over: a ghost batch of a ghost norm. See the probe `sampling`.
+    """
+    return _mean(_table(run.probe("sampling"), "batch_mean_error").values())
+
+
+def batch_std_error(run: Run) -> float:
+    """Root mean square of batch std / std − 1 over channels and batches, the training set's; mean over norms."""
+    return _mean(_table(run.probe("sampling"), "batch_std_error").values())
+
+
 def _last(run: Run, quantity: str) -> list[float]:
     """Of each norm, at the last measured step; norms where it is not defined left out."""
     table = _table(run.probe("affine"), quantity)
@@ -342,7 +376,7 @@ OF_HISTORY: dict[str, Callable[[Run, float], float]] = {
 }
 ACCURACIES = {"accuracy_running": "running", "accuracy_precise": "precise", "accuracy_batch": "batch"}
 UNDEFINED_AT: dict[str, tuple[str, ...]] = {
-    "gradient_decades_start": (),
+    **dict.fromkeys(("gradient_decades_start", "loss_rise"), ()),
     **dict.fromkeys(("generalization_gap", "corruption_drop", "corruption_drop_adapted", "fgsm_drop"), UNHEALTHY),
 }
 
@@ -366,6 +400,9 @@ OTHERS: dict[str, Callable[[Run], float]] = {
     "gradient_decades_start": gradient_decades_start,
     "gradient_decades_later": gradient_decades_later,
     "step_cost": step_cost,
+    "batch_mean_error": batch_mean_error,
+    "batch_std_error": batch_std_error,
+    "loss_rise": loss_rise,
     "norm_mean_error": norm_mean_error,
     "norm_std_error": norm_std_error,
     "output_mean": output_mean,

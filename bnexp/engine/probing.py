@@ -67,6 +67,7 @@ class Probing:
         ending = Ending(
             model, data.train_x, data.train_y, data.test_x, data.test_y, lambda x: normalize(x, data),
             lambda *keys: seed_for(self.config.seed, "probe", *keys), self._twin, self._step_of, step, epoch,
+            self.config.batch_size,
         )  # fmt: skip
         for probe in self._end_probes:
             with undisturbed(model):

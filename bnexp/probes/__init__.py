@@ -12,6 +12,7 @@ from bnexp.probes.gradients import GradientProbe
 from bnexp.probes.landscape import LandscapeProbe
 from bnexp.probes.robustness import RobustnessProbe
 from bnexp.probes.running import RunningProbe
+from bnexp.probes.sampling import SamplingProbe
 from bnexp.probes.shift import ShiftProbe
 from bnexp.probes.statistics import StatisticsProbe
 
@@ -27,6 +28,7 @@ STEP_PROBES: dict[str, type[Any]] = {
 }
 END_PROBES: dict[str, type[Any]] = {
     "statistics": StatisticsProbe,
+    "sampling": SamplingProbe,
     "robustness": RobustnessProbe,
     "cost": CostProbe,
 }

@@ -72,6 +72,7 @@ class Ending:
         twin: () -> an untrained network of the same shape without norm layers, on the same device.
         step_of: network -> a function of no arguments that does one training step with it on a batch of fixed images.
         step, epoch: updates and epochs done.
+        batch_size: examples of a training step.
     """
 
     model: nn.Module
@@ -85,9 +86,10 @@ class Ending:
     step_of: Callable[[nn.Module], Callable[[], None]]
     step: int
     epoch: int
+    batch_size: int
 
     def row(self, probe: str, quantity: str, value: float, **columns: Any) -> Row:
-        """One tidy row of the whole network, with columns of the probe's own."""
+        """One tidy row of the whole network, or of a `layer`, with columns of the probe's own."""
         base = {"probe": probe, "step": self.step, "epoch": self.epoch, "layer": "", "quantity": quantity}
         return {**base, "value": value, **columns}
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from bnexp.nn.layers import running_norms
 from bnexp.nn.statistics import kept_statistics, measure_statistics
 from bnexp.probes.base import Ending, Row
-from bnexp.probes.evaluation import chunk_slices, evaluate, mixed_test_chunks, piece_size
+from bnexp.probes.evaluation import evaluate, mixed_test_chunks, train_inputs
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,6 @@ class StatisticsProbe:
 
 
 def _evaluate_precise(ending: Ending) -> tuple[float, float]:
-    def train_chunks() -> Iterator[Tensor]:
-        for chunk in chunk_slices(len(ending.train_y), at_most=piece_size(ending.train_y.device)):
-            yield ending.normalize(ending.train_x[chunk])
-
     with kept_statistics(ending.model):
-        measure_statistics(ending.model, train_chunks)
+        measure_statistics(ending.model, lambda: train_inputs(ending))
         return evaluate(ending, mixed_test_chunks(ending))

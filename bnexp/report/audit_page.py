@@ -74,7 +74,6 @@ def render_audit(audit: Audit, figures: Sequence[FigureFile], figure_folder: Pat
         files={label(text): text for text in sorted(texts)},
         asides=audit.asides,
         how_to_read=HOW_TO_READ,
-        label=label,
     )
 
 

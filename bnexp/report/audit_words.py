@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,6 +12,7 @@ from bnexp.report.effect_words import compared, scale_of
 from bnexp.report.judged import rounds_words
 from bnexp.report.verdict_words import effect_words, survival_words
 from bnexp.report.words import count
+from bnexp.sources import title_of
 from bnexp.study import StudySpec
 
 NOT_STARTED, NO_VERDICT = "not started", "cannot be judged"
@@ -93,13 +93,12 @@ def meaning(entry: Entry) -> list[str]:
 
 
 def label(text: str) -> str:
-    """`S0` for `000_38d31ce5589bc0f3`; a text that is not numbered keeps its name."""
-    number = re.match(r"(\d+)_", text)
-    return f"S{int(number.group(1))}" if number else text
+    """`Study Guide` for `004_8bfcc196da360525`; a text of a user's own keeps its name."""
+    return title_of(text)
 
 
 def texts_words(spec: StudySpec) -> str:
-    """`S0, S1; against: S3`."""
+    """`Role and Importance, Study Guide; against: Interview Questions`."""
     own, other = (", ".join(map(label, side)) for side in (spec.sources, spec.against))
     return f"{own or '—'}; against: {other}" if other else own or "—"
 
@@ -170,8 +169,8 @@ def _says(texts: Mapping[str, str]) -> str:
 
 
 def say(texts: Mapping[str, str] | Sequence[str]) -> str:
-    """`S0, S1 and S3`; empty where there is none."""
-    *others, last = ["", *(label(text) for text in texts)]
+    """`“Role and Importance”, “Interview Questions” and “Study Guide”`; empty where there is none."""
+    *others, last = ["", *(f"“{label(text)}”" for text in texts)]
     return f"{', '.join(others[1:])} and {last}" if len(others) > 1 else last
 
 

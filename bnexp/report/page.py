@@ -14,6 +14,7 @@ from bnexp.analysis.frame import UNHEALTHY, Frame
 from bnexp.analysis.select import Selection
 from bnexp.report.figures import FigureFile
 from bnexp.report.tables import Table
+from bnexp.sources import title_of
 from bnexp.study import StudySpec
 
 ENVIRONMENT_KEYS = ("bnexp", "torch", "python", "device", "threads", "precision", "git_commit")
@@ -62,6 +63,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.globals["title_of"] = title_of  # macros see no more than this
     return environment.get_template(name)
 
 

@@ -393,3 +393,44 @@ def test_images_per_second_weighs_epochs_by_their_time(tmp_path: Path) -> None:
     for line, speed in zip(history, (100.0, 200.0), strict=True):
         line["images_per_second"] = speed
     assert measured(write(tmp_path, history=history), "images_per_second") == pytest.approx(175)  # 700 images in 4 s
+
+
+# how steadily the train loss falls
+
+
+def losses(*values: float | None) -> Rows:
+    return [{"epoch": index + 1, "train_loss": value} for index, value in enumerate(values)]
+
+
+def test_loss_rise_is_the_largest_step_up_and_below_zero_where_there_is_none(tmp_path: Path) -> None:
+    spiky = write(tmp_path / "spiky", history=losses(2.0, 0.5, 1.25, 0.25, 0.5))
+    assert measured(spiky, "loss_rise") == pytest.approx(0.75)
+    steady = write(tmp_path / "steady", history=losses(2.0, 1.0, 0.875))
+    assert measured(steady, "loss_rise") == pytest.approx(-0.125)
+    collapsed = write(tmp_path / "collapsed", status="collapsed", history=losses(0.5, 2.25, 2.25))
+    assert measured(collapsed, "loss_rise") == pytest.approx(1.75)
+
+
+def test_loss_rise_of_a_diverged_run_is_the_loss_of_a_guess(tmp_path: Path) -> None:
+    store = write(tmp_path, status="diverged", history=losses(2.0, None), epochs=9)
+    assert measured(store, "loss_rise") == pytest.approx(math.log(5))  # a fifth are of the largest class
+
+
+def test_loss_rise_passes_over_gaps_and_needs_two_epochs_and_the_whole_history(tmp_path: Path) -> None:
+    assert measured(write(tmp_path / "gap", history=losses(1.0, None, 1.5)), "loss_rise") == pytest.approx(0.5)
+    assert math.isnan(measured(write(tmp_path / "one", history=losses(1.0)), "loss_rise"))
+    assert math.isnan(measured(write(tmp_path / "cut", history=losses(1.0, 2.0), epochs=3), "loss_rise"))
+
+
+# how far batches are from the training set
+
+
+def test_errors_of_a_batch_are_means_over_the_norms(tmp_path: Path) -> None:
+    rows = [
+        row("sampling", "batch_mean_error", 0.25, layer="0"), row("sampling", "batch_std_error", 0.5, layer="0"),
+        row("sampling", "batch_mean_error", 0.75, layer="1"), row("sampling", "batch_std_error", 0.0, layer="1"),
+    ]  # fmt: skip
+    store = write(tmp_path / "one", probes=rows)
+    assert measured(store, "batch_mean_error") == pytest.approx(0.5)
+    assert measured(store, "batch_std_error") == pytest.approx(0.25)
+    assert math.isnan(measured(write(tmp_path / "lost", status="diverged", probes=rows), "batch_mean_error"))

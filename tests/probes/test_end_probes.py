@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, pairwise
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from bnexp.nn import build_model
 from bnexp.nn.norms import make_norm_factory
+from bnexp.nn.statistics import measure_statistics
 from bnexp.probes import corruptions, cost, robustness
 from bnexp.probes.base import Ending, Row, undisturbed
 from bnexp.probes.corruptions import CORRUPTIONS, SEVERITIES
 from bnexp.probes.cost import CostProbe, saved_bytes, time_in_pairs
 from bnexp.probes.evaluation import CHUNK, chunk_slices, evaluate, mixed_test_chunks
 from bnexp.probes.robustness import FGSM_EPS, RobustnessProbe, loss_gradient, step_along
+from bnexp.probes.sampling import SamplingProbe
 from bnexp.probes.statistics import StatisticsProbe
 from bnexp.seeding import seed_for
 
@@ -43,7 +46,7 @@ def no_twin() -> nn.Module:
 
 def make_ending(model: nn.Module, train: Images, test: Images, **others: Any) -> Ending:
     fixed: dict[str, Any] = {"step": 7, "epoch": 2, "normalize": normalize, "seed_of": partial(seed_for, 0)}
-    fixed |= {"twin": no_twin, "step_of": no_twin, **others}
+    fixed |= {"twin": no_twin, "step_of": no_twin, "batch_size": 64, **others}
     return Ending(model=model, train_x=train[0], train_y=train[1], test_x=test[0], test_y=test[1], **fixed)
 
 
@@ -649,3 +652,66 @@ def test_robustness_leaves_jpeg_out_where_images_are_neither_grey_nor_colour(cha
     rows = RobustnessProbe().measure(make_ending(make_network("none", channels=channels), test, test))
     assert ("jpeg" in {row["corruption"] for row in rows}) == has_jpeg
     assert {"contrast", "fgsm"} <= {row["corruption"] for row in rows}
+
+
+# statistics of batches against those of the training set
+
+
+def sampled(model: nn.Module, train: Images, **others: Any) -> dict[tuple[str, str], float]:
+    """(layer, quantity) -> value."""
+    rows = SamplingProbe().measure(make_ending(model, train, random_images(10), **others))
+    assert {(row["probe"], row["step"], row["epoch"]) for row in rows} <= {("sampling", 7, 2)}
+    return {(row["layer"], row["quantity"]): row["value"] for row in rows}
+
+
+def inputs_of_norms(model: nn.Module, x: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    """What each norm is given in eval mode, float64, (N, C, H, W)."""
+    seen: dict[str, np.ndarray[Any, Any]] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "running_mean"):
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].detach().double().numpy())
+            )
+    with torch.no_grad():
+        model.eval()(x)
+    return seen
+
+
+@pytest.mark.parametrize(("kind", "group"), [("batch", 8), ("ghost", 2)])
+def test_sampling_errors_are_those_of_numpy(kind: str, group: int) -> None:
+    train = random_images(43, seed=3)
+    model = build_model(
+        "cnn", in_channels=1, image_size=8, num_classes=3, depth=2, width=4, activation="relu", placement="before",
+        norm=make_norm_factory(kind, **({"ghost_size": group} if kind == "ghost" else {})),
+    )  # fmt: skip
+    found = sampled(model, train, batch_size=8)
+    exact = copy.deepcopy(model)
+    measure_statistics(exact, lambda: [normalize(train[0])])
+    order = torch.randperm(43, generator=generator(seed_for(0, "sampling", "order")))[:40]  # whole batches of 8
+    seen = inputs_of_norms(exact, normalize(train[0]))
+    assert len(found) == 2 * len(seen) == 4
+    for (layer, _), values in zip(sorted(found)[::2], seen.values(), strict=True):
+        mean, std = values.mean((0, 2, 3)), np.sqrt(values.var((0, 2, 3)) + 1e-5)
+        groups = values[order.numpy()].reshape(40 // group, group, *values.shape[1:])
+        means, stds = groups.mean((1, 3, 4)), np.sqrt(groups.var((1, 3, 4)) + 1e-5)
+        expected = np.sqrt((((means - mean) / std) ** 2).mean()), np.sqrt(((stds / std - 1) ** 2).mean())
+        assert found[layer, "batch_mean_error"] == pytest.approx(expected[0], rel=1e-4)
+        assert found[layer, "batch_std_error"] == pytest.approx(expected[1], rel=1e-4)
+
+
+def test_sampling_error_of_independent_values_is_one_over_the_root_of_their_number() -> None:
+    train = random_images(2048)
+    train[0].copy_(torch.randint(0, 256, (2048, 1, 1, 1), generator=generator(5)).expand(-1, 1, 8, 8))
+    model = Brightness(nn.BatchNorm1d(1))
+    errors = {size: sampled(model, train, batch_size=size)["norm", "batch_mean_error"] for size in (4, 64)}
+    assert errors[4] == pytest.approx(1 / 2, rel=0.15)
+    assert errors[64] == pytest.approx(1 / 8, rel=0.35)
+
+
+def test_sampling_of_the_whole_training_set_has_no_error_and_changes_nothing() -> None:
+    train, model = random_images(16), make_network("batch")
+    before = copy.deepcopy(model.state_dict())
+    assert all(value == pytest.approx(0, abs=1e-4) for value in sampled(model, train, batch_size=16).values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert sampled(model, train, batch_size=17) == {}
+    assert sampled(make_network("none"), train, batch_size=4) == {}

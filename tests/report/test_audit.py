@@ -22,12 +22,14 @@ from bnexp.report.audit import make_audit
 from bnexp.report.audit_data import Entry, ReadOnce, collect
 from bnexp.report.audit_words import gates, label, meaning, primary_effect, verdict_word
 from bnexp.report.words import at_ladder_ends
+from bnexp.sources import TITLES
 from bnexp.store import Store
 from bnexp.study import StudySpec, study_from_dict
 
 ARMS = {"no norm": {"norm": "none"}, "batch": {"norm": "batch"}, "group": {"norm": "group"}}
 RUNS = ("model.activation=relu,tanh", "lr=0.03,0.3", "seed=range(8)")
 EFFECTS = {("batch", "relu"): 0.03, ("batch", "tanh"): -0.03, ("group", "relu"): 0.03, ("group", "tanh"): 0.03}
+OWN, OTHER = "“Role and Importance”", "“Meaning for Businesses”"  # the texts of all studies here
 Change = Callable[[Path], None]
 
 
@@ -36,7 +38,8 @@ def study(name: str, number: int, treatment: str, **changes: Any) -> StudySpec:
     tier = {"fixed": {}, "axes": axes, "margin": 0.01}
     return study_from_dict({
         "name": name, "number": number, "question": f"Does {treatment} help?", "claim": f"{treatment} <b>helps</b>.",
-        "known": "Somebody 2020.", "sources": {"000_abc": "it helps"}, "against": {"003_def": "it does not"},
+        "known": "Somebody 2020.", "sources": {"000_38d31ce5589bc0f3": "it helps"},
+        "against": {"003_b90cbfe2d783082f": "it does not"},
         "arms": {arm: ARMS[arm] for arm in ("no norm", treatment)},
         "comparisons": [{"treatment": treatment, "control": "no norm", "shape": "difference", "direction": "higher"}],
         "strata": ["model.activation"], "choose": {"factor": "lr", "metric": "val_accuracy", "seeds": [0, 1]},
@@ -98,14 +101,14 @@ def test_a_row_for_each_declared_study_by_number(audit: ReportResult) -> None:
     table = table_of(audit)
     assert table["study"].tolist() == ["batches", "groups", "later"]
     assert table["verdict"].tolist() == ["mixed: 1 supported, 1 contradicted", "supported", "not started"]
-    assert table["sources"].tolist() == ["000_abc"] * 3
-    assert table["n"].astype(str).tolist()[:2] == ["6", "6"]
+    assert table["sources"].tolist() == ["000_38d31ce5589bc0f3"] * 3
+    assert table["n"].astype(str).tolist()[:2] == ["8", "8"]
     assert table.loc[0, "effect"] == f"relu: {_interval('batches', 'relu', audit)}; tanh: " + _interval(
         "batches", "tanh", audit
     )
     assert table["runs"].tolist() == [64, 64, 0]
     shown = (audit.html.parent / "tables" / "audit.md").read_text()
-    assert "| S0; against: S3 |" in shown
+    assert "| Role and Importance; against: Meaning for Businesses |" in shown
     assert (audit.html.parent / "tables" / "audit.tex").exists()
 
 
@@ -146,23 +149,25 @@ def test_the_page_has_a_section_a_study_and_needs_nothing_else(audit: ReportResu
              for suffix in ("png", "svg")}  # fmt: skip
     assert names == {*drawn, "captions.md"}
     for said in ("time to market", "it does not", "Somebody 2020.", "bnexp report batches", "64 runs with bnexp 0.1.0",
-                 "S0 is <code>000_abc</code>", "No declared run is missing"):  # fmt: skip
+                 f"{OWN} (<code>000_38d31ce5589bc0f3</code>)", "No declared run is missing"):  # fmt: skip
         assert said in html, said
 
 
 def test_what_a_verdict_means_for_which_text(studies: Store) -> None:
     rows = rows_of(studies)
     assert meaning(rows["groups"]) == [
-        "On these data and networks the claim holds, as S0 says, and not the opposite, as S3 says."
+        f"On these data and networks the claim holds, as {OWN} says, and not the opposite, as {OTHER} says."
     ]
     assert meaning(rows["batches"]) == [
-        "In 1 of 2 strata (relu) the claim holds, as S0 says, and not the opposite, as S3 says.",
-        "In 1 of 2 strata (tanh) the opposite holds: this speaks against S0 and for S3.",
+        f"In 1 of 2 strata (relu) the claim holds, as {OWN} says, and not the opposite, as {OTHER} says.",
+        f"In 1 of 2 strata (tanh) the opposite holds: this speaks against {OWN} and for {OTHER}.",
     ]
     assert gates(rows["batches"]) == [
         "relu: survives at all 2 equal rates", "tanh: survives at all 2 equal rates"
     ]  # fmt: skip
-    assert (label("004_xyz"), label("paper")) == ("S4", "paper")
+    assert (label("004_8bfcc196da360525"), label("paper")) == ("Study Guide", "paper")
+    assert len(set(TITLES.values())) == len(TITLES) == 5
+    assert all(len(title) <= 24 for title in TITLES.values())  # of a table cell
 
 
 def test_a_loss_contradicts_a_claim_that_nothing_is_lost(own: Store) -> None:
@@ -171,8 +176,8 @@ def test_a_loss_contradicts_a_claim_that_nothing_is_lost(own: Store) -> None:
     start(own, harmless)
     (row,) = (entry for entry in collect(own, DECLARED | {"harmless": harmless}).entries if entry.key == "harmless")
     assert meaning(row) == [
-        "In 1 of 2 strata (relu) the claim holds, as S0 says, and not the opposite, as S3 says.",
-        "In 1 of 2 strata (tanh) it is lower by an amount that matters: this speaks against S0 and for S3.",
+        f"In 1 of 2 strata (relu) the claim holds, as {OWN} says, and not the opposite, as {OTHER} says.",
+        f"In 1 of 2 strata (tanh) it is lower by an amount that matters: this speaks against {OWN} and for {OTHER}.",
     ]
 
 
@@ -314,7 +319,7 @@ def test_a_missing_and_a_crashed_run_give_no_number_but_a_line(own: Store) -> No
     html = result.html.read_text()
     assert "1 run crashed: in no number" in html
     assert "1 declared run without a record" in html
-    assert "nothing can be said about S0 and S3: runs are missing" in html
+    assert f"nothing can be said about {OWN} and {OTHER}: runs are missing" in html
 
 
 def test_exploratory_and_forked_studies_are_named_and_in_no_row(own: Store) -> None:
