@@ -1,22 +1,22 @@
 """Comparing arms that each chose a learning rate: the choice is part of what is judged.
 
-**What is estimated.** The difference of the arms, *each at the best rate of its ladder*. It depends neither on the number
-of seeds nor on how noisy validation is. All seeds choose, by their mean on validation, and all are reported.
+**What is estimated.** The difference of the arms, *each at the best rate of its ladder*. It depends neither on the
+number of seeds nor on how noisy validation is. All seeds choose, by their mean on validation, and all are reported.
 
-**How.** The rate that an arm chose is no better than its best one. So a lower end for "treatment's best − control's best"
-is one for "treatment's chosen rate − the control's best", whichever rate of the control that is: the interval of the
-chosen rate against *every* rate of the other arm must hold (an intersection–union test, which needs no correction). Rates
-that validation shows to be worse at a strict level are left out: they are not the best. One thing is left to take off:
-validation and test of a run share its luck, so the chosen rate looks better than it is. The mean excess of the chosen
-rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight gains
-in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
+**How.** The rate that an arm chose is no better than its best one. So a lower end for "treatment's best − control's
+best" is one for "treatment's chosen rate − the control's best", whichever rate of the control that is: the interval of
+the chosen rate against *every* rate of the other arm must hold (an intersection–union test, which needs no correction).
+Rates that validation shows to be worse at a strict level are left out: they are not the best. One thing is left to take
+off: validation and test of a run share its luck, so the chosen rate looks better than it is. The mean excess of the
+chosen rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight
+gains in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
 
 Where the measure is not what a rate is chosen for (a gap, a time, a drift), no order of rates helps: there the interval
 holds for every pair of rates that validation cannot tell from the best.
 
-Its error rates are measured and not proved: results/reference/verdict-error-rates, which compares it with what was done
-before. Source of the idea: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; of the guard: Efron
-& Tibshirani 1993, "An introduction to the bootstrap", on optimism.
+Its error rates are measured and not proved: results/reference/verdict-error-rates, which compares it with what was
+done before. Source of the idea: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; of the guard:
+Efron & Tibshirani 1993, "An introduction to the bootstrap", on optimism.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Term:
     def raised(self) -> Array:
         """The scores with each failed one raised to the mean of its rate's healthy ones; none where all have failed.
 
-        Where an arm is the one to be beaten, a number that is too high only makes that harder, and so keeps an end valid.
-        Its failures then no longer stretch the interval on the side where they speak for the other arm.
+        Where an arm is the one to be beaten, a number that is too high only makes that harder, and so keeps an end
+        valid. Its failures then no longer stretch the interval on the side where they speak for the other arm.
         """
         healthy = ~self.failed
         count = healthy.sum(axis=1, keepdims=True)
@@ -110,7 +110,7 @@ def guards_of(terms: Sequence[Term]) -> Guards:
 
 
 def _excess(term: Term) -> tuple[Array, Array]:
-    """(rows,) how much better the rate that a resample validates, and the one that it tests best, look than they are."""
+    """(rows,) how much better than they are the rate that a resample validates, and its best in hindsight, look."""
     if term.votes.shape[2] == 1:
         return np.zeros(len(term.votes)), np.zeros(len(term.votes))
     weights = resampling_weights(term.votes.shape[1])
@@ -133,9 +133,7 @@ def resampling_weights(num_seeds: int) -> Array:
 def same_choice(terms: Sequence[Term]) -> Array:
     """(rows,) the share of resamples of the seeds in which every term chooses the rate that it chose."""
     weights = resampling_weights(terms[0].votes.shape[1])
-    same = [
-        (weights @ term.votes).argmax(axis=2) == chosen_rates(term.votes)[:, None] for term in terms
-    ]
+    same = [(weights @ term.votes).argmax(axis=2) == chosen_rates(term.votes)[:, None] for term in terms]
     return np.asarray(np.logical_and.reduce(same).mean(axis=1))
 
 

@@ -352,9 +352,7 @@ def _at_same_rates(view: View, comparison: Comparison, group: str) -> dict[Readi
     rates = sorted({float(lr) for lr in _here(view.ladder, view, comparison, group)["lr"]} | set(view.rates))
     if len(rates) < 2:
         return {}
-    return {
-        Reading("learning rate", lr): contrast_at_rate(view, comparison, group, lr) for lr in rates
-    }
+    return {Reading("learning rate", lr): contrast_at_rate(view, comparison, group, lr) for lr in rates}
 
 
 def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:

@@ -98,8 +98,8 @@ class Contrast:
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         undeclared: seeds that an arm has and the declaration has not; they are left out.
         hopeless: every run behind every number failed, so that their being alike says nothing.
-        ends: what an interval has to hold in, where that is more than these numbers and their bounds: the learning rates
-            that could have been chosen, the test images.
+        ends: what an interval has to hold in, where that is more than these numbers and their bounds: the learning
+            rates that could have been chosen, the test images.
         left_out: the ends without each of the seeds in turn.
         crossed: the variance of the mean over seeds and test images; None where images are no part of it.
         overlap: what the standard error is multiplied by, for splits that share their images.

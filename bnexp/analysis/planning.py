@@ -34,7 +34,8 @@ class Power:
     Attributes:
         num_pilot, sd: pairs that are there, and the spread to plan with, which is no smaller with 80 % assurance.
         num_pairs: as declared.
-        to_find: chance to show the size of an effect of twice the margin, at a fixed learning rate; for `not lower`, one that contradicts it.
+        to_find: chance to show the size of an effect of twice the margin, at a fixed learning rate; for `not lower`, of
+            one that contradicts it.
         to_equate: chance to call a true zero negligible (or, where no difference is claimed or `not lower` is,
             supported).
     """

@@ -21,9 +21,9 @@ def power_of_difference(
 ) -> float:
     """Chance that a t interval lies beyond the margin on the side of a true effect: that its size is shown.
 
-    With the margin at 0 this is the chance that its direction is shown: the textbook power of the paired t test, less its
-    wrong side. The numbers are taken as normal, at a fixed learning rate: a choice costs power that is measured, not
-    computed (results/reference/verdict-error-rates).
+    With the margin at 0 this is the chance that its direction is shown: the textbook power of the paired t test, less
+    its wrong side. The numbers are taken as normal, at a fixed learning rate: a choice costs power that is measured,
+    not computed (results/reference/verdict-error-rates).
 
     Args:
         num_pairs: seeds; under six the answer is 0.

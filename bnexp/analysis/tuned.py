@@ -77,7 +77,7 @@ def contrast_at_rate(view: View, comparison: Comparison, group: str, lr: float) 
 
 
 def _parts(view: View, comparison: Comparison, group: str) -> list[_Part] | None:
-    """A comparison as a weighted sum of arms, each as good as its learning rate makes it; None where it is no such sum."""
+    """A comparison as a weighted sum of arms, each at its own best rate; None where it is no such sum."""
     if comparison.measure not in CHOSEN_FOR or comparison.control_measure is not None:
         return None
     one, other = comparison.treatment, comparison.control
@@ -232,9 +232,7 @@ def _raised(terms: Sequence[Term], at: Rates) -> bool:
 
 
 def _crossed(parts: Sequence[_Part], images: Sequence[Array], at: Rates, kept: np.ndarray) -> Crossed:
-    differences = sum(
-        part.weight * scores[place][kept] for part, scores, place in zip(parts, images, at, strict=True)
-    )
+    differences = sum(part.weight * scores[place][kept] for part, scores, place in zip(parts, images, at, strict=True))
     return over_seeds_and_images(np.asarray(differences, dtype=np.float64))
 
 
@@ -252,8 +250,8 @@ def _of_every_pair(view: View, comparison: Comparison, group: str, contrast: Con
     readings = [contrast]
     for other in _assignments(chosen, {cell: _distinct(view, comparison, cell, plausible[cell], chosen[cell])
                                        for cell in tables}):  # fmt: skip
-        runs = view.ladder[[other.get((arm, stratum)) == lr for arm, stratum, lr in
-                            zip(view.ladder["arm"], view.ladder["stratum"], view.ladder["lr"], strict=True)]]  # fmt: skip
+        places = zip(view.ladder["arm"], view.ladder["stratum"], view.ladder["lr"], strict=True)
+        runs = view.ladder[[other.get((arm, stratum)) == lr for arm, stratum, lr in places]]
         read = contrast_of(replace(view, runs=runs), comparison, group)
         if set(seeds) <= set(read.values):
             readings.append(read)
@@ -291,7 +289,7 @@ def _assignments(chosen: dict[Cell, float], rates: dict[Cell, tuple[float, ...]]
 def _distinct(
     view: View, comparison: Comparison, cell: Cell, rates: Sequence[float], chosen: float
 ) -> tuple[float, ...]:
-    """Rates without those at which the runs are the same in all that is compared, as where all of them are at chance."""
+    """Rates without those at which the runs are the same in all that is compared, as where all are at chance."""
     runs = view.selection.cell(view.ladder, *cell)
     seen: dict[tuple[object, ...], float] = {}
     for lr in [chosen, *(rate for rate in rates if rate != chosen)]:

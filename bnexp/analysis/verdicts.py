@@ -274,7 +274,7 @@ def _outcome_at(ends: Ends, rule: Rule, steps: Mapping[Kind, int]) -> str:
 def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seeds | None:
     """The seeds of a new study that would settle it; None where a single pair shows no spread.
 
-    Planned with the half-width of the deciding interval, in which the choice of rates and the test images have their part.
+    Planned with the half-width of the plain interval, in which the choice of rates and the images have their part.
     """
     rule, num_pairs = case.rule, len(case.contrast.values)
     if num_pairs < 2:

@@ -34,12 +34,15 @@ from bnexp.report.words import fixed_words, notes
 
 HOW_TO_READ = (verdict_figure.HOW_TO_READ, flip_figure.HOW_TO_READ)
 GLOSSARY = (
-    ("supported", "The seeds place the effect on the claimed side, and on average it is as large as what was declared "
-     "to matter (the margin); for claims of no difference, or of no loss: it is surely smaller than that."),
-    ("contradicted", "The same, on the other side; for claims of no difference, or of no loss: there is one that "
-     "matters."),
-    ("negligible", "Whatever effect there is, it is surely smaller than the margin: two one-sided tests say so."),
-    ("inconclusive", "The seeds do not decide it. The section says how many would."),
+    ("supported", "The whole interval lies on the claimed side, beyond the smallest difference that matters (the "
+     "margin). For a claim of no difference, or of no loss: the whole interval lies inside the margin."),
+    ("contradicted", "The whole interval lies on the opposite side, beyond the margin. For a claim of no difference, or "
+     "of no loss: there is one that matters."),
+    ("direction only", "Added to supported or contradicted: the interval lies on that side of 0, but it includes "
+     "differences too small to matter."),
+    ("negligible", "The whole interval lies inside the margin: any difference is too small to matter."),
+    ("inconclusive", "The interval allows both no difference and one that matters. The section says how many seeds a "
+     "new study would need."),
     ("mixed", "Not all comparisons of the study, or not all strata, came out alike."),
     ("untested", "Runs are missing, so no number is given."),
     ("invalid", "What it is compared with is no fair baseline, so no number is given."),
@@ -66,6 +69,7 @@ def render_audit(audit: Audit, figures: Sequence[FigureFile], figure_folder: Pat
     ]
     used = {entry_word(entry).partition(":")[0] for entry in audit.entries}
     used |= {row.verdict.outcome for entry in audit.entries for row in with_other_inits(entry.claims)}
+    used = {part for word in used for part in word.split(", ")}
     texts = {text for entry in audit.entries for text in (*entry.spec.sources, *entry.spec.against)}
     return template("audit.html.j2").render(
         name="audit",
@@ -99,7 +103,7 @@ def _row(entry: Entry, drawn: dict[str, FigureFile], figure_folder: Path) -> dic
         "readings": verdict_sentences(entry.claims, selection),
         "arms": arms_table(selection),
         "left_out": left_out(entry),
-        "remarks": notes(selection, entry.spec),
+        "remarks": notes(selection, entry.spec, judged.ladders),
         "frozen": judged.frozen,
         "statuses": judged.frame.runs["status"].value_counts().to_dict(),
         "fixed": fixed_words(selection).removeprefix("Fixed: "),

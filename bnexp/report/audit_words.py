@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.analysis.claims import ClaimVerdict
-from bnexp.analysis.flips import UNJUDGED, answers
+from bnexp.analysis.flips import answers
+from bnexp.analysis.verdicts import OUTCOMES, UNJUDGED
 from bnexp.report.audit_data import Entry
 from bnexp.report.effect_words import compared, scale_of
 from bnexp.report.judged import rounds_words
@@ -45,7 +46,7 @@ def primary_effect(entry: Entry) -> list[str]:
     if len(entry.primary) <= FEW:
         return [_in_stratum(claim.stratum, effect_words(claim)) for claim in entry.primary]
     scale = scale_of(entry.spec.comparisons[0])
-    means = sorted(claim.verdict.effect.t.mean for claim in judged if claim.verdict.effect)
+    means = sorted(claim.verdict.effect.plain.mean for claim in judged if claim.verdict.effect)
     unit = f" {scale.unit}" if scale.unit else ""
     return [f"from {scale.number(means[0])} to {scale.number(means[-1])}{unit} over {len(judged)} strata"]
 
@@ -115,13 +116,14 @@ def left_out(entry: Entry) -> list[str]:
     undeclared = sorted({seed for claim in entry.claims for seed in claim.verdict.undeclared})
     if undeclared:
         found.append(f"Seeds that were not declared: {', '.join(map(str, undeclared))}.")
-    return [*rounds_words(entry.judged), *found] or ["No declared run is missing, and none has crashed."]
+    return [*entry.judged.integrity.sentences, *rounds_words(entry.judged), *found] or [
+        "No declared run is missing, and none has crashed."
+    ]
 
 
 def tally(entries: Iterable[Entry], *, primary: bool = False) -> dict[str, int]:
     """Outcome, `mixed`, `not started` or `cannot be judged` -> how many studies; in the order of a verdict's words."""
-    order = ("supported", "contradicted", "negligible", "inconclusive", "mixed", "untested", "invalid", NO_VERDICT,
-             NOT_STARTED)  # fmt: skip
+    order = (*(word for word in OUTCOMES if word not in UNJUDGED), "mixed", *UNJUDGED, NO_VERDICT, NOT_STARTED)
     counts = Counter(entry_word(entry, primary=primary).partition(":")[0] for entry in entries)
     return {word: counts[word] for word in order if counts[word]}
 
@@ -141,6 +143,14 @@ def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
                 "not lower": "it is lower by an amount that matters",
             }.get(claim.comparison.direction, "the opposite holds")
             return f"{found}: this speaks against {own}" + (f" and for {other}" if other else "")
+        case "supported, direction only":
+            return f"the effect goes the way of {own}; whether it is large enough to matter is open"
+        case "contradicted, direction only":
+            return (
+                f"the effect goes against {own}"
+                + (f" and with {other}" if other else "")
+                + ("; whether it is large enough to matter is open")
+            )
         case "negligible":
             return f"the effect is too small to matter: this speaks against {own}" + (
                 f", and does not bear out {other}" if other else ""
@@ -154,13 +164,13 @@ def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:
 def _though(claim: ClaimVerdict) -> str:
     """That little is lost is no word on whether anything is."""
     effect = claim.verdict.effect
-    lower = claim.comparison.direction == "not lower" and effect is not None and effect.t.high < 0
+    lower = claim.comparison.direction == "not lower" and effect is not None and effect.deciding.high < 0
     return ", though it is lower" if lower else ""
 
 
 def _sign(claim: ClaimVerdict) -> str:
     assert claim.verdict.effect is not None
-    side = "higher" if claim.verdict.effect.t.mean > 0 else "lower"
+    side = "higher" if claim.verdict.effect.plain.mean > 0 else "lower"
     return f"{claim.comparison.treatment} is {side}"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.analysis.select import Effect, Selection, own_best_effects
+from bnexp.analysis.effects import Effect, own_best_effects
+from bnexp.analysis.select import Selection
 from bnexp.metrics import METRICS, Metric
 from bnexp.report.style import COLORS, GREY, legend_below
 from bnexp.report.words import signed

@@ -135,7 +135,7 @@ def draw_lr(selection: Selection, store: Store) -> Drawn:
     caption = (
         "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: "
         "diverged or collapsed (scored at chance), counted in the mean. "
-        f"{_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
+        f"{_seed_counts(selection, selection.runs)}.{panel_note(selection)}"
     )
     return _lines(selection, "lr", "learning rate"), caption
 
@@ -153,7 +153,7 @@ def draw_batch_size(selection: Selection, store: Store) -> Drawn:
 
 def draw_heatmap(selection: Selection, store: Store) -> Drawn:
     """Mean metric over learning rate × batch size, one panel an arm."""
-    runs = selection.reported_seeds(selection.runs)
+    runs = selection.runs
     if runs["lr"].nunique() < 2 or runs["batch_size"].nunique() < 2 or len(selection.arms) > MOST_PANELS:
         return None
     if runs.groupby(["arm", "lr", "batch_size", "seed"]).size().max() > 1:
@@ -239,10 +239,6 @@ def _curve(axis: Any, index: int, values: np.ndarray) -> Any:
     return line
 
 
-def _at(selection: Selection) -> pd.DataFrame:
-    return selection.reported_seeds(selection.runs)
-
-
 def _arm_legend(figure: Any, selection: Selection, handles: dict[str, Any]) -> None:
     """In the order of the arms, whichever a panel met first."""
     arms = [arm for arm in selection.arms if arm in handles]
@@ -252,7 +248,7 @@ def _arm_legend(figure: Any, selection: Selection, handles: dict[str, Any]) -> N
 def _lines(selection: Selection, key: str, label: str) -> Any:
     """Score over a key on a log axis, a line an arm, a panel a stratum (less the key itself)."""
     metric = METRICS[selection.metric]
-    runs = (_at(selection) if key == "lr" else selection.reporting()).copy()
+    runs = (selection.runs if key == "lr" else selection.reporting()).copy()
     if key == "batch_size":
         runs["stratum"] = [_without_batch_size(stratum) for stratum in runs["stratum"]]
     strata = list(dict.fromkeys(s for s in runs["stratum"]))[:MOST_PANELS]

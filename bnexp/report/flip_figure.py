@@ -110,7 +110,7 @@ def _cell(axis: Any, x: float, y: float, verdict: Verdict, *, flips: bool) -> No
         (x - 0.46, y - 0.42), 0.92, 0.84, facecolor=look.fill, edgecolor="black" if flips else "#9a9a9a",
         linewidth=2.4 if flips else 0.6, zorder=3 if flips else 2,
     ))  # fmt: skip
-    sign = "" if verdict.effect is None else "+" if verdict.effect.t.mean > 0 else "−"
+    sign = "" if verdict.effect is None else "+" if verdict.effect.plain.mean > 0 else "−"
     axis.text(x, y, f"{look.letter} {sign}".strip(), ha="center", va="center", color=look.ink, fontsize=8.5, zorder=4,
               weight="bold" if flips else "normal")  # fmt: skip
 

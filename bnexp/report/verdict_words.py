@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
-from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading, with_other_inits
-from bnexp.analysis.flips import UNJUDGED, Survival, answer_of, answers, survival
+from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading, rule_of, with_other_inits
+from bnexp.analysis.flips import Survival, answer_of, answers, survival
+from bnexp.analysis.outside import outside_equal_rates
+from bnexp.analysis.rule import Decision
 from bnexp.analysis.select import Selection
-from bnexp.analysis.verdicts import Effect, Outcome, Verdict
+from bnexp.analysis.verdicts import DECIDED, UNJUDGED, Effect, Outcome, Verdict, deciding_kind
 from bnexp.comparison import FACTORS, Comparison
 from bnexp.metrics import NEEDS_TARGET, metric_of
 from bnexp.report.effect_words import OF_FAILURES, claimed, compared, reference_words, scale_of
 from bnexp.report.tables import Rows, Table, table_of
 from bnexp.report.words import count
 
-TITLE = "Verdicts, each arm at its own best learning rate, corrected for their number (Holm)"
+TITLE = "Verdicts, each arm at its own best learning rate, with the interval that decided"
 FLIPS_TITLE = (
     "The same comparisons read otherwise: both arms at one learning rate, or under other evaluation statistics"
 )
 STRAWMAN = "an init that makes the arm without a norm a strawman"
 OWN_RATE = "own best rate"
+FEW_CELLS = 4  # arms whose learning rates are named in a sentence
 
 
 def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Table:
@@ -32,16 +36,16 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
         exact.append({
             "stratum": claim.stratum, **_exact_comparison(comparison), "direction": comparison.direction,
             "margin": comparison.margin, "verdict": claim.outcome, "reason": verdict.reason, "n": verdict.num_pairs,
-            **_exact_numbers(verdict), "p_sign_flip": effect and effect.p_sign_flip,
-            "p_equivalence_holm": effect and effect.p_equivalence_holm, "sd": effect and effect.sd,
-            "pairing_gain": effect and effect.gain, "failed_seeds": _seeds(claim.failed),
+            **_exact_numbers(verdict), "sd": effect and effect.sd, "share_above": effect and effect.above,
+            **_exact_choice(claim), "pairing_gain": effect and effect.gain,
+            "healthy_mean": effect and effect.healthy and effect.healthy.mean, "failed_seeds": _seeds(claim.failed),
             "undeclared_seeds": _seeds(verdict.undeclared), "incomplete": "; ".join(verdict.incomplete),
             "otherwise": " ".join(f"{r.value}:{other.outcome}" for r, other in claim.readings.items()),
         })  # fmt: skip
         shown.append({
             "stratum": claim.stratum, "compared": compared(comparison), "claimed": claimed(comparison),
-            "verdict": claim.outcome, f"effect [{level_words(claims)}]": effect_words(claim),
-            "p (Holm)": "—" if effect is None else _p(_deciding_p(claim, effect)), "n": str(verdict.num_pairs),
+            "verdict": claim.outcome, "effect [interval that decided]": effect_words(claim),
+            "p": "—" if effect is None else _p(_deciding_p(claim, effect)), "n": str(verdict.num_pairs),
             "read otherwise": survival_words(claim) or "—",
         })  # fmt: skip
     return table_of("verdicts", TITLE, exact, shown, selection)
@@ -101,26 +105,30 @@ def verdict_sentence(claim: ClaimVerdict, selection: Selection) -> str:
         reason = reason.replace("excludes 0", "excludes 1").replace("includes 0", "includes 1")
     if comparison.shape == "level":  # what is shown, and judged, is the distance to it
         reason = reason.replace("des 0", f"des a distance of 0 from {reference_words(comparison)}")
-    parts = [f"{head} {scale_of(comparison).interval(effect.t)}, {counted(claim)}: {reason}."]
+    parts = [f"{head} {effect_words(claim)}, {counted(claim)}: {reason}."]
     if verdict.needed is not None:
         parts.append(_needed(claim))
-    return " ".join([*parts, *_failures(claim), *_as_reading(claim), *_otherwise(claim)])
-
-
-def level_words(claims: Sequence[ClaimVerdict]) -> str:
-    """What the intervals cover: 95 %, or where seeds were added in rounds, what the look has that decided."""
-    return "95 %" if all(claim.look is None for claim in claims) else "at its look's level"
+    parts += [*_above(claim), *_choice(claim), *_failures(claim), *_as_reading(claim), *_otherwise(claim)]
+    return " ".join([*parts, *_outside(claim)])
 
 
 def effect_words(claim: ClaimVerdict) -> str:
-    """`+1.20 points [+0.50, +1.90]`, and a dash where nothing may be quoted."""
+    """`+1.20 points [+0.50, +1.90] at 99.2 %`, and a dash where nothing may be quoted."""
     effect = claim.verdict.effect
-    return "—" if effect is None else scale_of(claim.comparison).interval(effect.t)
+    if effect is None:
+        return "—"
+    words = scale_of(claim.comparison).interval(effect.deciding)
+    return words if math.isnan(effect.deciding.low) else f"{words} at {level_word(effect.level)}"
+
+
+def level_word(level: float) -> str:
+    """`95 %`, `99.2 %`."""
+    return f"{100 * level:.1f}".removesuffix(".0") + " %"
 
 
 def counted(claim: ClaimVerdict) -> str:
-    """`6 pairs` of two arms, `6 seeds` of one or of several."""
-    return count(claim.verdict.num_pairs, _noun(claim))
+    """`6 seeds`."""
+    return count(claim.verdict.num_pairs, "seed")
 
 
 def survival_words(claim: ClaimVerdict) -> str:
@@ -128,7 +136,7 @@ def survival_words(claim: ClaimVerdict) -> str:
     own = (claim.reading_of or claim.verdict).outcome
     if own in UNJUDGED:
         return ""
-    rates, decided = survival(claim, "learning rate"), own != "inconclusive"
+    rates, decided = survival(claim, "learning rate"), own in DECIDED
     parts = [_at_rates(rates, decided=decided)] if rates.num else []
     turn = "flips to " if decided else ""
     for kind, what in (("statistics", "{} statistics"), ("init", "init {}")):
@@ -202,7 +210,7 @@ def _failures(claim: ClaimVerdict) -> list[str]:
     what, scored = ("Never got there", "") if late else ("Diverged or collapsed", _scored(comparison))
     if failures and comparison.shape in ("difference", "matched", "ratio"):
         who = f"{failures.treatment} of {comparison.treatment}, {failures.control} of {comparison.control}"
-        return [f"{what}: {who}{scored}."]
+        return [f"{what}: {who}{scored}.", *_healthy(claim)]
     return [f"{what}: a run behind {count(len(claim.failed), 'seed')}{scored}."]
 
 
@@ -226,25 +234,122 @@ def _exact_comparison(comparison: Comparison) -> dict[str, object]:
 def _exact_numbers(verdict: Verdict) -> dict[str, object]:
     effect = verdict.effect
     return {
-        "mean": effect and effect.t.mean, "t_low": effect and effect.t.low, "t_high": effect and effect.t.high,
-        "bca_low": effect and effect.bca.low, "bca_high": effect and effect.bca.high,
-        "equivalence_low": effect and effect.equivalence.low, "equivalence_high": effect and effect.equivalence.high,
-        "p": effect and effect.p, "p_holm": effect and effect.p_holm,
+        "mean": effect and effect.deciding.mean, "low": effect and effect.deciding.low,
+        "high": effect and effect.deciding.high, "level": effect and effect.level,
+        "low_95": effect and effect.plain.low, "high_95": effect and effect.plain.high, "p": effect and effect.p,
+        "p_direction": effect and effect.p_direction, "p_size": effect and effect.p_size,
+        "p_equivalence": effect and effect.p_equivalence,
     }  # fmt: skip
+
+
+def _exact_choice(claim: ClaimVerdict) -> dict[str, object]:
+    effect, contrast = claim.verdict.effect, claim.contrast
+    choice = contrast.choice if contrast and effect else None
+    crossed = contrast.crossed if contrast and effect else None
+    return {
+        "rates": choice and _rates(choice.chosen), "plausible_rates": choice and _plausible(choice.plausible),
+        "low_at": choice and _rates(choice.lower_at), "high_at": choice and _rates(choice.upper_at),
+        "same_choice": choice and choice.same, "same_verdict": effect and effect.same_verdict,
+        "covers": effect and covers(claim), "sd_of_mean_seeds": crossed and math.sqrt(crossed.seeds),
+        "sd_of_mean_images": crossed and math.sqrt(crossed.images),
+        "sd_of_mean_rest": crossed and math.sqrt(crossed.rest),
+    }  # fmt: skip
+
+
+def covers(claim: ClaimVerdict) -> str:
+    """What the interval is about, besides new seeds."""
+    contrast = claim.contrast
+    if contrast is not None and contrast.overlap > 1:
+        return "new seeds, splits and images"
+    if contrast is not None and contrast.crossed is not None:
+        return "new seeds and images"
+    return "new seeds, on this test set"
+
+
+def _rates(rates: Mapping[tuple[str, str], float]) -> str:
+    """`before 0.3, after 1`."""
+    several = len({stratum for _, stratum in rates}) > 1
+    return ", ".join(f"{arm}{f' ({stratum})' if several else ''} {lr:g}" for (arm, stratum), lr in rates.items())
+
+
+def _plausible(rates: Mapping[tuple[str, str], tuple[float, ...]]) -> str:
+    several = len({stratum for _, stratum in rates}) > 1
+    return "; ".join(
+        f"{arm}{f' ({stratum})' if several else ''} {'/'.join(f'{lr:g}' for lr in own)}"
+        for (arm, stratum), own in rates.items()
+    )
+
+
+def _above(claim: ClaimVerdict) -> list[str]:
+    """How often the one beats the other, where both are arms."""
+    comparison, effect = claim.comparison, claim.verdict.effect
+    if effect is None or comparison.shape != "difference" or comparison.treatment == comparison.control:
+        return []
+    wins = effect.above * claim.verdict.num_pairs
+    half = " (a tie counts half)" if wins != round(wins) else ""
+    return [f"{comparison.treatment} is higher in {wins:g} of {claim.verdict.num_pairs} seeds{half}."]
+
+
+def _choice(claim: ClaimVerdict) -> list[str]:
+    """Which rates were chosen, how firmly, and whether one seed decides the verdict."""
+    effect, choice = claim.verdict.effect, claim.contrast.choice if claim.contrast else None
+    if effect is None:
+        return []
+    words = []
+    if choice is not None and len(choice.chosen) <= FEW_CELLS:
+        open_yet = {cell: own for cell, own in choice.plausible.items() if len(own) > 1}
+        told = (
+            f"Learning rates: {_rates(choice.chosen)}; the same in {100 * choice.same:.0f} % of resamples of the seeds"
+        )
+        words.append(f"{told}{f' (not told apart: {_plausible(open_yet)})' if open_yet else ''}.")
+    elif choice is not None:
+        words.append(f"All learning rates are chosen alike in {100 * choice.same:.0f} % of resamples of the seeds.")
+    if effect.same_verdict is not None:
+        num = claim.verdict.num_pairs
+        stays = "each time" if effect.same_verdict == num else f"{effect.same_verdict} of {num} times"
+        words.append(f"Without one of the seeds the verdict stays the same {stays}.")
+    return words
+
+
+def _healthy(claim: ClaimVerdict) -> list[str]:
+    """The effect among the pairs in which nothing failed, which the mean over all may bury."""
+    effect = claim.verdict.effect
+    if effect is None or effect.healthy is None:
+        return []
+    shown = scale_of(claim.comparison).interval(effect.healthy)
+    return [f"Among the {count(effect.healthy.num, _noun(claim))} without a failed run: {shown} (95 %, for context)."]
+
+
+def _outside(claim: ClaimVerdict) -> list[str]:
+    """Says so where the effect at own best rates is larger, or smaller, than at any rate that the arms share."""
+    effect = claim.verdict.effect
+    means = {lr: v.effect.plain.mean for lr, v in claim.same_lr.items() if v.effect is not None}
+    found = effect and outside_equal_rates(effect.plain.mean, means)
+    if not found:
+        return []
+    scale = scale_of(claim.comparison)
+    low, high = scale.number(found.low), scale.number(found.high)
+    return [
+        f"At every shared learning rate the mean lies between {low} and {high}: "
+        "part of this effect is the difference between the rates."
+    ]
 
 
 def _needed(claim: ClaimVerdict) -> str:
     needed = claim.verdict.needed
     assert needed is not None
     if needed.num_pairs is None:
-        return "If mean and spread stay so, no number of seeds up to 1,000 decides it."
-    return f"If mean and spread stay so, {count(needed.num_pairs, _noun(claim))} decide it: {needed.decision}."
+        return "At this mean and spread, no number of seeds up to 1,000 would settle it."
+    return (
+        f"At this mean and spread, a new study of about {count(needed.num_pairs, 'seed')} would settle it as "
+        f"{needed.decision}: declare it anew, or run it with stop=decided."
+    )
 
 
 def _deciding_p(claim: ClaimVerdict, effect: Effect) -> float:
-    """Of the difference; or of `not lower` itself, of which a difference decides the contradiction alone."""
-    own = claim.comparison.direction == "not lower" and claim.verdict.outcome != "contradicted"
-    return effect.p_equivalence_holm if own else effect.p_holm
+    """Of the statement that the verdict rests on; of the direction where it rests on none."""
+    kind = deciding_kind(cast(Decision, claim.verdict.outcome), rule_of(claim.comparison))
+    return {"size": effect.p_size, "equivalence": effect.p_equivalence}.get(str(kind), effect.p_direction)
 
 
 def _seeds(seeds: Sequence[int] | frozenset[int]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from bnexp.analysis.select import Effect, Selection, healthy_limits
+from bnexp.analysis.effects import Effect
+from bnexp.analysis.select import Selection, healthy_limits
+from bnexp.analysis.widening import Widened
 from bnexp.metrics import METRICS, Metric
+from bnexp.report.ladder_words import ladder_notes
 from bnexp.report.style import MOST_PANELS
 from bnexp.study import StudySpec
 
@@ -98,45 +102,52 @@ def panel_note(selection: Selection) -> str:
     )
 
 
-def notes(selection: Selection, study: StudySpec | None) -> list[str]:
+def images_note(selection: Selection) -> str:
+    """What the intervals are about besides new seeds."""
+    images = selection.images
+    if images is not None and images.per_seed:
+        return (
+            "Each seed drew its own training, validation and test images: the intervals are for new seeds and new splits "
+            "of data like these, and wider than for seeds alone, because the splits share images (Nadeau & Bengio 2003)."
+        )
+    if images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None:
+        return (
+            "Intervals of test accuracies are for new seeds and new test images like these, on one split of the data; "
+            "those of other measures are for new seeds on this test set."
+        )
+    return (
+        "The intervals show how much seeds vary, on this test set and one split of the data: not all runs kept their "
+        "predictions, from which new images could be judged."
+    )
+
+
+def notes(selection: Selection, study: StudySpec | None, ladders: Sequence[Widened] = ()) -> list[str]:
     """What a reader must know before trusting the numbers.
 
     Args:
+        ladders: of a study, as it widened them.
         study: that the verdicts are on, corrected for their number; None: every run of a folder is shown.
     """
     found = []
-    seeds = ", ".join(map(str, selection.tuning_seeds))
-    if selection.tuning_seeds and selection.runs["lr"].nunique() == 1:
+    if selection.runs["lr"].nunique() > 1:
         found.append(
-            f"The tuning seeds {seeds} are not reported, as declared; with one learning rate nothing was chosen."
-        )
-    elif selection.tuning_seeds and not selection.shared_seeds:
-        found.append(
-            f"Each arm's own best learning rate was chosen on validation by its mean over the tuning seeds {seeds}, "
-            "which are not reported."
-        )
-    elif selection.tuning_seeds:
-        found.append(
-            "Each arm's own best learning rate was chosen on validation by its mean over the same seeds that are "
-            "reported: the chosen results are slightly optimistic."
-        )
-    if selection.untuned:
-        found.append(
-            f"No tuning run has ended for {'; '.join(_place(*key) for key in selection.untuned)}: there the seeds that "
-            "are reported chose the learning rate too."
+            "Each arm is at its own best learning rate: the one with the best mean on validation over all seeds. The "
+            "interval covers that choice: what is estimated is the difference of the arms, each at the best rate tried."
         )
     if selection.gaps:
         gaps = (f"{_place(*key)} at {', '.join(f'{lr:g}' for lr in lrs)}" for key, lrs in selection.gaps.items())
         found.append(
-            f"Not judged at a learning rate that others in its stratum were, or not at all tuning seeds: "
+            f"Not run at a learning rate that others in its stratum were, or not with all of its seeds: "
             f"{'; '.join(gaps)}. The search was not the same for all arms."
         )
     ends = at_ladder_ends(selection, study)
-    if ends:
+    if ends and not ladders:
         more = f" and {len(ends) - FEW_ENDS} more" if len(ends) > FEW_ENDS else ""
         found.append(
-            f"Best rate at an end of its ladder: {'; '.join(ends[:FEW_ENDS])}{more}; a better one may lie beyond."
+            f"The best learning rate was the smallest or largest tried: {'; '.join(ends[:FEW_ENDS])}{more}. A wider "
+            "search might do better."
         )
+    found += ladder_notes(ladders)
     if selection.confounded:
         found.append(
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
@@ -146,7 +157,7 @@ def notes(selection: Selection, study: StudySpec | None) -> list[str]:
         found.append(
             "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
         )
-    found.append("The intervals cover the seeds alone: one data split, one test set.")
+    found.append(images_note(selection))
     smallest = int(scored.groupby(["arm", "stratum"]).size().min()) if len(scored) else 0
     if smallest < 6:
         seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"
