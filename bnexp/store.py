@@ -299,8 +299,8 @@ class Store:
             before = self.study(name)
             event = study_event(self.root, name, study, again=before is not None)
             seen = self.ledger().last_study(name)
-            is_new = seen is None or seen["digest"] != event["digest"]
-            if seen is not None and before is not None and is_new and study_digest(before) != seen["digest"]:
+            is_new = seen is None or seen.get("digest") != event["digest"]
+            if seen is not None and before is not None and is_new and study_digest(before) != seen.get("digest"):
                 raise StoreError(
                     f"{str(path)!r} was changed after it was frozen: restore it, or use another results folder"
                 )

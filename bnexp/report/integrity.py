@@ -102,7 +102,7 @@ def check_study(
     seen = ledger.last_study(name)
     return Integrity(
         altered_runs=altered,
-        altered_declaration=seen is not None and seen["digest"] != study_digest(frozen),
+        altered_declaration=seen is not None and seen.get("digest") != study_digest(frozen),
         misplaced_arms=() if runs is None else misplaced_arms(spec.arms, frozen["arms"], runs),
         removed_runs=removed,
         unledgered=unledgered,
