@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bnexp.analysis.significance import Array, mcnemar_p
-from bnexp.analysis.stats import pairing_gain
+from bnexp.analysis.stats import Estimate, mean_interval, pairing_gain
 from bnexp.errors import StoreError
 
 CEILING = 10.0  # budgets that a censored run may have needed: what PAR10 charges, see `epochs_ratio`
@@ -72,7 +72,9 @@ class Contrast:
         missing: runs that are not there, a phrase each, such as `seed 3: no batch`.
         undefined: the same where the runs are there and a measure has no value, such as `seed 3: no value of batch`.
         failed: seeds with a failed or censored run behind their number.
-        bounds: other readings of the same runs where they leave the number open: a verdict must hold in all of them.
+        bounds: other readings of the same runs where they leave the number open, all seeds at the one extreme and all
+            at the other: a verdict must hold in all of them, and an interval must span all of theirs, see
+            `spanning_interval`. None where the numbers are known exactly.
         failures: where two arms are compared.
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         undeclared: seeds that an arm has and the declaration has not; they are left out.
@@ -218,6 +220,20 @@ def minus_constant(contrast: Contrast, reference: float) -> Contrast:
     """How far each number lies above a constant; a constant does not fail, so neither can all that is compared."""
     values = {seed: value - reference for seed, value in contrast.values.items()}
     return replace(contrast, values=values, hopeless=False)
+
+
+def spanning_interval(contrast: Contrast, *, confidence: float = 0.95) -> Estimate:
+    """Mean of the numbers, with the interval from the lowest to the highest end of the t intervals of all readings.
+
+    It covers the mean at least as often as `confidence` says, wherever between the bounds the numbers truly lie.
+
+    Args:
+        contrast: with one value at least.
+    """
+    readings = [list(values.values()) for values in (contrast.values, *contrast.bounds)]
+    intervals = [mean_interval(values, confidence=confidence) for values in readings]
+    lows, highs = [found.low for found in intervals], [found.high for found in intervals]
+    return Estimate(intervals[0].mean, min(lows), max(highs), intervals[0].num)
 
 
 def search_regret(votes: Sequence[float], scores: Sequence[float], budget: int) -> float:
