@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pandas as pd
 
@@ -166,9 +165,7 @@ def _worst(view: View, comparison: Comparison, group: str) -> Contrast:
 
 
 def _reach(view: View, comparison: Comparison, group: str) -> Contrast:
-    # an arm may be sound, and as good as the other's best at no level that was tried
-    ratio = partial(ladders.healthy_ratio, open_below=comparison.best == "pair")
-    return _of_ladders(view, comparison, group, ratio)
+    return _of_ladders(view, comparison, group, ladders.healthy_ratio)
 
 
 def _span(view: View, comparison: Comparison, group: str) -> Contrast:
