@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bnexp.analysis.contrasts import Contrast, spanning_interval
+from bnexp.analysis.contrasts import Contrast
 from bnexp.analysis.ladders import decades_held, healthy_ratio, largest_good, span
 from bnexp.analysis.rule import Rule, decide, weakest, weigh
 from bnexp.analysis.stats import mean_interval
@@ -54,10 +54,11 @@ def test_where_both_end_at_one_rung_either_may_go_further() -> None:
 def test_data_that_allow_another_ratio_never_give_an_interval_of_no_width() -> None:
     levels = (1.0, 2.0, 4.0, 8.0)
     # a limit of 7.9 against one of 1.01, or of 4 against 1.99: four ones apart, and a true ratio of 2 to 7.8
-    found = spanning_interval(healthy_ratio(of(*[4.0] * 6, levels=levels), of(*[1.0] * 6, levels=levels)))
-    assert [10**each for each in (found.mean, found.low, found.high)] == pytest.approx([4.0, 2.0, 8.0])
-    exact = Contrast({0: 1.0, 1: 2.0, 2: 4.0})
-    assert spanning_interval(exact) == mean_interval([1.0, 2.0, 4.0])
+    ends = healthy_ratio(of(*[4.0] * 6, levels=levels), of(*[1.0] * 6, levels=levels)).all_ends()
+    low, high = ends.interval(0.05)
+    assert [10 ** each[0] for each in (ends.mean, low, high)] == pytest.approx([4.0, 2.0, 8.0])
+    exact, known = Contrast({0: 1.0, 1: 2.0, 2: 4.0}).all_ends(), mean_interval([1.0, 2.0, 4.0])
+    assert [each[0] for each in (exact.mean, *exact.interval(0.05))] == pytest.approx([known.mean, known.low, known.high])
 
 
 def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
