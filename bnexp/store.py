@@ -233,6 +233,7 @@ class Store:
             label=predictions.label,
             image=predictions.image,
             chance_class=np.array(predictions.chance_class, dtype=predictions.label.dtype),
+            num_train=np.array(predictions.num_train, dtype=np.int64),
         )
         write_atomic(self.predictions_path(run_id), buffer.getvalue())
 
@@ -248,7 +249,7 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as raw:
                 predicted, label, image = raw["predicted"], raw["label"], raw["image"]
-                chance_class = int(raw["chance_class"])
+                chance_class, num_train = int(raw["chance_class"]), int(raw["num_train"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UNREADABLE as error:
@@ -256,7 +257,7 @@ class Store:
         if predicted.ndim != 1 or not predicted.shape == label.shape == image.shape:
             shapes = f"{predicted.shape}, {label.shape} and {image.shape}"
             raise StoreError(f"{path}: not a run's predictions (arrays of {shapes})")
-        return Predictions(predicted, label, image, chance_class)
+        return Predictions(predicted, label, image, chance_class, num_train)
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:

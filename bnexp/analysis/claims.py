@@ -284,7 +284,7 @@ def _judge_families(
 
 def view_of(selection: Selection, declared: Declared | None) -> View:
     """Each arm at its own best learning rate."""
-    overlap = 1.0 if selection.images is None else selection.images.overlap
+    overlap = 0.0 if selection.images is None else selection.images.overlap
     if declared is None:
         return View(selection, selection.reporting(), selection.runs, None, {}, (), overlap)
     levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
