@@ -125,6 +125,19 @@ def test_a_look_is_judged_at_its_own_alpha() -> None:
     assert first.outcome == "inconclusive"
 
 
+def test_a_look_chooses_rates_from_its_own_seeds() -> None:
+    spec = ten()
+
+    def outcome(run: Run) -> Ended:  # what runs later is best at another rate, by far
+        late = run.seed in REPORTED[6:]
+        best = 1.0 if late else 0.3
+        return "finished", 0.2 + (0.7 if late else 0.1) * (run.lr == best) + 0.01 * LOUD.get(run.seed, 0.0) * run.lr
+
+    (whole_study,) = judge_look(selected(spec, outcome), spec, whole(spec), LOOKS[0])
+    (alone,) = judge_look(selected(spec, after(6, outcome)), spec, whole(spec), LOOKS[0])
+    assert whole_study == alone
+
+
 @pytest.mark.parametrize(
     "lost",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,25 @@ def ladder(run: Run) -> Ended:
     return ("finished", 0.9) if RATES.index(run.lr) < healthy else ("diverged", CHANCE)
 
 
+def middle(treatment: Sequence[float], control: Sequence[float]) -> float:
+    """log10 of the ratio of two limits, each half the way, in logarithms, between these two levels."""
+    return sum(math.log10(level) for level in treatment) / 2 - sum(math.log10(level) for level in control) / 2
+
+
 def test_reach_is_a_ratio_of_the_largest_healthy_rates() -> None:
     (claim,) = judged(study(REACH), ladder)
     (free,) = judged(study(REACH), ladder, exploratory=True)
     assert free.verdict == claim.verdict
-    levels = (0.1**2 / 0.3, *RATES)  # none healthy: one step below the ladder
-    ratios = [math.log10(levels[LIMITS["batch"][s]] / levels[LIMITS["none"][s]]) for s in SEEDS]
+    rungs = (0.01, *RATES, 10.0)  # none healthy: up to a decade below the ladder; all healthy: up to one above
+    ends = {s: (LIMITS["batch"][s], LIMITS["none"][s]) for s in SEEDS}
+    weak = [math.log10(rungs[batch] / rungs[none + 1]) for batch, none in ends.values()]
+    ratios = [middle(rungs[batch : batch + 2], rungs[none : none + 2]) for batch, none in ends.values()]
     assert claim.values == pytest.approx(dict(zip(SEEDS, ratios, strict=True)))
     effect = claim.verdict.effect
     assert effect is not None
     assert effect.p == pytest.approx(scipy_stats.ttest_1samp(ratios, 0).pvalue)
     assert effect.failures is None  # to be healthy at the top is no failure
-    assert claim.verdict.outcome == "supported"
-    mean = 10 ** float(np.mean(ratios))
+    mean = 10 ** float(np.mean(weak))  # a verdict holds at the end that favours the control
     for margin, outcome in ((0.99 * mean, "supported"), (1.01 * mean, "inconclusive")):
         (claim,) = judged(study(REACH | {"margin": margin}), ladder)
         assert claim.verdict.outcome == outcome
@@ -87,7 +93,11 @@ def test_reach_over_a_key_goes_as_far_as_an_arm_is_near_the_best() -> None:
     found = numbers(spec, deep({"none": {2: 4, 3: 2}}))
     expected = dict.fromkeys(SEEDS, 0.0) | {2: math.log10(8 / 4), 3: math.log10(8 / 2)}
     assert found.values == pytest.approx(expected)
-    assert (found.failed, found.bounds) == (frozenset(), ())
+    assert found.failed == frozenset()
+    ends = {seed: {2: math.log10(2), 3: math.log10(4)}.get(seed, 0.0) for seed in SEEDS}
+    assert [dict(bound) for bound in found.bounds] == [
+        pytest.approx({seed: value + sign * math.log10(2) for seed, value in ends.items()}) for sign in (1, -1)
+    ]
     near = numbers(spec, deep({"none": {2: 4}}, drop=0.05))  # no worse by more than 0.05: good, however it is rounded
     assert near.values == pytest.approx(dict.fromkeys(SEEDS, 0.0))
     assert near.failed == set(SEEDS)  # all are good at the deepest
@@ -142,9 +152,9 @@ def test_what_is_missing_may_be_what_an_arm_is_good_at() -> None:
 @pytest.mark.parametrize(
     ("shape", "expected", "better"),
     [
-        # batch to 8; none at no depth, which is one step below the ladder: its own best, at 16, is not good
-        ("reach", math.log10(8 / 1), math.log10(1 / 4)),
-        # half a step around 2, a whole one around 4 and around 8
+        # batch to 8; none at no depth, which is up to a decade below the ladder: its own best, at 16, is not good
+        ("reach", middle((8, 16), (0.2, 2)), middle((0.2, 2), (4, 8))),
+        # the steps from 2 to 8, and half of the next
         ("span", 2.5 * math.log10(2), -1.5 * math.log10(2)),
     ],
 )
@@ -160,13 +170,13 @@ def test_good_is_near_the_best_of_either_arm_at_the_same_seed(shape: str, expect
     found = numbers(spec, outcome)
     assert found.values == pytest.approx(dict.fromkeys(SEEDS, expected) | {3: better})
     assert found.failed == set(SEEDS)  # an arm has no good depth
-    if shape == "span":
-        assert found.bounds == ()
-        return
-    # which may be one just below 2, the lowest that was tried, to the advantage of one arm or of the other
-    to_batch = dict.fromkeys(SEEDS, math.log10(8 / 1)) | {3: math.log10(2 / 4)}
-    to_none = dict.fromkeys(SEEDS, math.log10(8 / 2)) | {3: math.log10(1 / 4)}
-    assert [dict(bound) for bound in found.bounds] == [pytest.approx(to_batch), pytest.approx(to_none)]
+    step = math.log10(2)
+    to_batch, to_none = (3 * step, -step), (2 * step, -2 * step)
+    if shape == "reach":
+        to_batch, to_none = (math.log10(16 / 0.2), math.log10(2 / 4)), (math.log10(8 / 2), math.log10(0.2 / 8))
+    assert [dict(bound) for bound in found.bounds] == [
+        pytest.approx(dict.fromkeys(SEEDS, others) | {3: third}) for others, third in (to_batch, to_none)
+    ]
 
 
 def test_good_is_near_the_best_of_its_own_arm_where_no_pair_is_asked_for() -> None:
@@ -176,15 +186,15 @@ def test_good_is_near_the_best_of_its_own_arm_where_no_pair_is_asked_for() -> No
 
     found = numbers(study(DEEPEST, axes=DEPTHS), outcome)
     assert found.values == pytest.approx(dict.fromkeys(SEEDS, math.log10(4 / 8)))
-    assert (found.failed, found.bounds) == (frozenset(), ())
+    assert found.failed == frozenset()
 
 
 def test_reach_at_the_deepest_net_is_open_upwards_once_for_each_arm() -> None:
     found = numbers(study(DEEPEST, axes=DEPTHS), deep({"batch": {2: 16, 3: 16}, "none": {3: 16}}))
-    assert [found.values[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(2), 0, 0])
+    assert [found.values[seed] for seed in (2, 3, 4)] == pytest.approx([middle((16, 160), (8, 16)), 0, 0])
     treatment, control = found.bounds
-    assert [treatment[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(160 / 8), 1, 0])
-    assert [control[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(2), -1, 0])
+    assert [treatment[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(160 / 8), 1, math.log10(2)])
+    assert [control[seed] for seed in (2, 3, 4)] == pytest.approx([0, -1, -math.log10(2)])
     assert found.failed == {2, 3}
 
 
@@ -201,10 +211,10 @@ def test_a_failed_level_is_neither_good_nor_the_best() -> None:
         return "finished", 0.9 if depth <= 4 else 0.5
 
     # the best healthy one is 0.06: batch is within 0.05 of it at 16, none at 4; 0.1 at a failed one sets no bar
-    assert numbers(spec, outcome).values == pytest.approx(dict.fromkeys(SEEDS, 0.0) | {5: math.log10(16 / 4)})
-    # seed 6 of batch fails at every depth: one step below the ladder
+    assert numbers(spec, outcome).values == pytest.approx(dict.fromkeys(SEEDS, 0.0) | {5: middle((16, 160), (4, 8))})
+    # seed 6 of batch fails at every depth: up to a decade below the ladder
     failing = numbers(spec, without(outcome, lambda run: run.arm == "batch" and run.seed == 6, "collapsed"))
-    assert failing.values[6] == pytest.approx(math.log10(1 / 4))
+    assert failing.values[6] == pytest.approx(middle((0.2, 2), (4, 8)))
     assert 6 in failing.failed
 
 
@@ -252,13 +262,13 @@ def test_span_counts_the_decades_around_each_good_level() -> None:
         return ("collapsed", CHANCE) if bad else ("finished", 0.9)
 
     found = numbers(spec, outcome)
-    # 0.01 stands for half a decade, 0.1 for a whole one, 1 for one and a half, 100 for one: four in all
-    expected = {2: 0.5, 3: 2.5, 4: 4.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 0.0)}
+    # steps of one, one and two decades; whoever is good everywhere may hold one more, so that half of it counts
+    expected = {2: 4.5 - 3.5, 3: 4.5 - 1.5, 4: 4.5, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 0.0)}
     assert found.values == pytest.approx(expected)
     assert found.failed == set(SEEDS) - {5}  # of each of these an arm holds everything, or nothing
     treatment, control = found.bounds
-    assert treatment == pytest.approx({2: 1.5, 3: 3.5, 4: 5.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 1.0)})
-    assert control == pytest.approx({2: 0.5, 3: 2.5, 4: 4.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), -1.0)})
+    assert treatment == pytest.approx({2: 5 - 3, 3: 5.0, 4: 5.0, 5: 2.0, **dict.fromkeys((6, 7, 8, 9), 1.0)})
+    assert control == pytest.approx({2: 4 - 4, 3: 4 - 3, 4: 4.0, 5: -2.0, **dict.fromkeys((6, 7, 8, 9), -1.0)})
     assert found.failures is None
 
 
