@@ -93,11 +93,11 @@ def status_counts(folder: Path, capsys: pytest.CaptureFixture[str], name: str = 
 @pytest.mark.parametrize(
     ("none", "batch", "rounds", "told"),
     [
-        (0.3, 1.0, [DECLARED, [3.0]], ["the best rate of batch is the largest tried, 1; adding 3 for both arms"]),
-        (0.1, 0.3, [DECLARED, [0.03]], ["the best rate of none is the smallest tried, 0.1; adding 0.03 for both arms"]),
+        (0.3, 1.0, [DECLARED, [3.0]], ["adding rate 3 for both arms: the largest tried, 1, is the best of batch"]),
+        (0.1, 0.3, [DECLARED, [0.03]], ["adding rate 0.03 for both arms: the smallest tried, 0.1, is the best of none"]),
         (0.1, 1.0, [DECLARED, [0.03, 3.0]], ["smallest tried, 0.1; adding 0.03", "largest tried, 1; adding 3"]),
         (0.3, 3.0, [DECLARED, [3.0], [10.0]], ["largest tried, 1; adding 3", "largest tried, 3; adding 10"]),
-        (1.0, 1.0, [DECLARED, [3.0]], ["none is the largest tried, 1 and the best rate of batch is the largest tried"]),
+        (1.0, 1.0, [DECLARED, [3.0]], ["the largest tried, 1, is the best of none, batch"]),
         (0.3, 0.3, [DECLARED], []),
     ],
 )
@@ -228,7 +228,7 @@ def test_strata_widen_apart_and_are_named(
     executor = Executor(monkeypatch, outcome)
     assert command(tmp_path, "train", "wide") == 0
     out = capsys.readouterr().out
-    assert "wide: tanh, depth 4: the best rate of batch is the largest tried, 1; adding 3 for both arms" in out
+    assert "wide: tanh, depth 4: adding rate 3 for both arms: the largest tried, 1, is the best of batch" in out
     assert executor.rounds == [DECLARED, [3.0]]
     assert status_counts(tmp_path, capsys) == "156 runs: 156 finished"
     judged = judge_started(Store(tmp_path / "results"), "wide")
@@ -272,7 +272,7 @@ def test_rounds_of_seeds_widen_first_and_then_judge(
     first = judge_rounds_of(tmp_path, 1)
     assert first == ((3.0,), 48)
     lines = [line for line in out.splitlines() if line.startswith("wide-decided")]
-    assert lines[0] == "wide-decided: the best rate of batch is the largest tried, 1; adding 3 for both arms"
+    assert lines[0] == "wide-decided: adding rate 3 for both arms: the largest tried, 1, is the best of batch"
     assert "look 1 of 2, 6 seeds" in lines[1]
     assert "look 2 of 2, 8 seeds" in lines[-1]
     assert executor.rounds[:3] == [DECLARED, [3.0], [0.1, 0.3, 1.0, 3.0]]
