@@ -95,8 +95,8 @@ def status_counts(folder: Path, capsys: pytest.CaptureFixture[str], name: str = 
     [
         (0.3, 1.0, [DECLARED, [3.0]], ["adding rate 3 for both arms: the largest tried, 1, is the best of batch"]),
         (0.1, 0.3, [DECLARED, [0.03]], ["adding rate 0.03 for both arms: the smallest tried, 0.1, is the best of none"]),
-        (0.1, 1.0, [DECLARED, [0.03, 3.0]], ["smallest tried, 0.1; adding 0.03", "largest tried, 1; adding 3"]),
-        (0.3, 3.0, [DECLARED, [3.0], [10.0]], ["largest tried, 1; adding 3", "largest tried, 3; adding 10"]),
+        (0.1, 1.0, [DECLARED, [0.03, 3.0]], ["adding rate 0.03 for both arms: the smallest", "adding rate 3 for both arms: the largest"]),
+        (0.3, 3.0, [DECLARED, [3.0], [10.0]], ["rate 3 for both arms: the largest tried, 1", "rate 10 for both arms: the largest tried, 3"]),
         (1.0, 1.0, [DECLARED, [3.0]], ["the largest tried, 1, is the best of none, batch"]),
         (0.3, 0.3, [DECLARED], []),
     ],
@@ -130,7 +130,9 @@ def test_the_ladder_widens_until_no_arm_is_best_at_an_end(
     again = capsys.readouterr().out
     assert "adding" not in again
     assert f"{num} were done before, now nothing left to train" in again
-    assert store.study("wide") == frozen
+    again_frozen = store.study("wide")
+    assert again_frozen is not None
+    assert {**again_frozen, "attempts": frozen["attempts"]} == frozen  # it has one more attempt
     judged = judge_started(store, "wide")
     assert judged.frame.missing == ()
     assert len(judged.frame.runs) == num
@@ -377,7 +379,7 @@ def test_real_training_widens_upward(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command(tmp_path, "train", "wide") == 0
     out = capsys.readouterr().out
     assert "the largest tried, 0.03" in out
-    assert "; adding 0.3 for both arms" in out
+    assert "adding rate 0.3 for both arms" in out
     frozen = Store(tmp_path / "results").study("wide")
     assert frozen is not None
     names = set(frozen["run_ids"])
