@@ -300,22 +300,32 @@ def judge_rounds_of(folder: Path, look: int) -> tuple[tuple[float, ...], int]:
 def test_a_look_judges_from_its_own_rates_whatever_later_looks_added(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(tmp_path, seeds=range(8))
+    difference = {"treatment": "batch", "control": "none", "shape": "difference", "direction": "higher"}
+    comparisons = [{**difference, "margin": 0.01}, {**difference, "margin": 0.0505}]  # clear, and open to the end
+    declare(tmp_path, seeds=range(8), comparisons=comparisons)
 
-    def outcome(config: RunConfig) -> tuple[str, float]:  # 3 is best by far, and only the later seeds lead there
-        if config.lr == 3.0:
-            return "finished", 0.99 if config.norm.kind == "none" else 0.5
-        best = 1.0 if config.seed >= 6 else 0.3
-        bonus = 0.5 if config.seed >= 6 and config.lr == 1.0 else 0.0
-        return "finished", 0.4 + 0.05 * (config.lr == best) + bonus + 0.003 * math.sin(9 * config.seed)
+    def outcome(config: RunConfig) -> tuple[str, float]:
+        late, batch = config.seed >= 6, config.norm.kind == "batch"
+        if config.lr == 3.0:  # the first seeds are best there by far, and batch norm is the worse
+            return "finished", 0.3 if late else 0.95 - 0.1 * batch
+        base = 0.1 + 0.8 * (config.lr == 1.0) if late else 0.4 + 0.05 * (config.lr == 0.3)
+        return "finished", base + batch * (0.05 + 0.005 * math.sin(9 * config.seed))
 
     executor = Executor(monkeypatch, outcome)
+    executor.crash = lambda config: config.seed >= 6  # so that the second look waits
+    assert command(tmp_path, "train", "wide", "stop=decided") == 1
+    store = Store(tmp_path / "results")
+    before = judge_started(store, "wide-decided").claims
+    assert [(claim.verdict.outcome, claim.look) for claim in before] == [("supported", 1), ("inconclusive", 1)]
+    executor.crash = lambda config: False
     assert command(tmp_path, "train", "wide", "stop=decided") == 0
-    capsys.readouterr()
     assert judge_rounds_of(tmp_path, 1)[0] == ()
-    first_looks = [claim.look for claim in judge_started(Store(tmp_path / "results"), "wide-decided").claims]
-    assert first_looks == [1]  # equal arms are negligible at the first look, and stay so
-    assert executor.rounds == [DECLARED]
+    assert judge_rounds_of(tmp_path, 2)[0] == (3.0, 10.0)
+    after = judge_started(store, "wide-decided").claims
+    assert [claim.look for claim in after] == [1, 2]
+    assert after[0] == before[0]
+    assert after[1].values != before[1].values
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("override", ["lr=0.1,1.0", "epochs=2"])
