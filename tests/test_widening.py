@@ -94,9 +94,24 @@ def status_counts(folder: Path, capsys: pytest.CaptureFixture[str], name: str = 
     ("none", "batch", "rounds", "told"),
     [
         (0.3, 1.0, [DECLARED, [3.0]], ["adding rate 3 for both arms: the largest tried, 1, is the best of batch"]),
-        (0.1, 0.3, [DECLARED, [0.03]], ["adding rate 0.03 for both arms: the smallest tried, 0.1, is the best of none"]),
-        (0.1, 1.0, [DECLARED, [0.03, 3.0]], ["adding rate 0.03 for both arms: the smallest", "adding rate 3 for both arms: the largest"]),
-        (0.3, 3.0, [DECLARED, [3.0], [10.0]], ["rate 3 for both arms: the largest tried, 1", "rate 10 for both arms: the largest tried, 3"]),
+        (
+            0.1,
+            0.3,
+            [DECLARED, [0.03]],
+            ["adding rate 0.03 for both arms: the smallest tried, 0.1, is the best of none"],
+        ),
+        (
+            0.1,
+            1.0,
+            [DECLARED, [0.03, 3.0]],
+            ["adding rate 0.03 for both arms: the smallest", "adding rate 3 for both arms: the largest"],
+        ),
+        (
+            0.3,
+            3.0,
+            [DECLARED, [3.0], [10.0]],
+            ["rate 3 for both arms: the largest tried, 1", "rate 10 for both arms: the largest tried, 3"],
+        ),
         (1.0, 1.0, [DECLARED, [3.0]], ["the largest tried, 1, is the best of none, batch"]),
         (0.3, 0.3, [DECLARED], []),
     ],
