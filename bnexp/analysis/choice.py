@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from bnexp.analysis.rule import Ends, coarse
 from bnexp.analysis.significance import Array, above_p, mean_and_error
 from bnexp.analysis.spread import Spread
+from bnexp.analysis.stats import VOTE_DECIMALS
 
 RESAMPLES = 1_000
 # one-sided level at which validation rules a rate out: strict where the interval covers every rate that is left, and
@@ -80,7 +81,7 @@ class Guards:
 
 def chosen_rates(votes: Array) -> NDArray[np.int64]:
     """(rows,) the place of the rate with the best mean vote; ties go to the first."""
-    return np.asarray(votes.mean(axis=1).argmax(axis=1), dtype=np.int64)
+    return np.asarray(votes.mean(axis=1).round(VOTE_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
 def plausible_rates(votes: Array, level: float) -> NDArray[np.bool_]:
@@ -115,7 +116,8 @@ def _excess(term: Term) -> tuple[Array, Array]:
         return np.zeros(len(term.votes)), np.zeros(len(term.votes))
     weights = resampling_weights(term.votes.shape[1])
     votes, scores = weights @ term.votes, weights @ term.raised  # (rows, resamples, rates)
-    above = scores - term.raised.mean(axis=1, keepdims=True)
+    # against the mean of these resamples: a rate that all of them choose has no excess, whatever was drawn
+    above = scores - scores.mean(axis=1, keepdims=True)
     found = []
     for judge in (votes, scores):
         best = judge.argmax(axis=2)[:, :, None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
-from bnexp.analysis.stats import largest_healthy
+from bnexp.analysis.stats import VOTE_DECIMALS, largest_healthy
 from bnexp.analysis.test_images import TestImages
 from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
@@ -87,8 +87,8 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
 
     Args:
         runs: `Frame.runs`, not empty.
-        study: its declaration names arms, comparisons, strata, metric and tuning seeds; without one, whatever varies of
-            the norm makes the arms and whatever else varies makes the strata.
+        study: its declaration names arms, comparisons, strata and metric; without one, whatever varies of the norm
+            makes the arms and whatever else varies makes the strata.
         arms: of a study, the run ids of each arm, as frozen; a run may belong to several.
     """
     metric = study.metric if study else "test_accuracy"
@@ -283,5 +283,5 @@ def _choose_lr(
         lacking = tuple(float(lr) for lr in ladders[key[1]] if voted.get(float(lr), set()) != seeds)
         if lacking:
             gaps[key] = lacking
-        best[key] = float(str(group.groupby("lr", sort=True)["vote"].mean().idxmax()))
+        best[key] = float(str(group.groupby("lr", sort=True)["vote"].mean().round(VOTE_DECIMALS).idxmax()))
     return best, gaps

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 HEALTHY_SHARE = 0.8
+VOTE_DECIMALS = 12  # of mean votes: what differs by less is a tie, in whatever order a sum was rounded
 
 
 @dataclass(frozen=True)
