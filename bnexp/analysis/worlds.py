@@ -147,10 +147,10 @@ class TunedWorld:
         """(rates,) true means of the treatment's healthy runs: its best rate is `effect` better, failures included."""
         before = self._means(self.treatment)
         least = (before.max() + self.effect - before) / (1 - self.fails)
-        return np.array(self.treatment) + least.min()
+        return np.asarray(np.array(self.treatment) + least.min())
 
     def _means(self, healthy: Array | tuple[float, ...]) -> Array:
-        return (1 - self.fails) * np.asarray(healthy) + self.fails * FAILED_AT
+        return np.asarray((1 - self.fails) * np.asarray(healthy) + self.fails * FAILED_AT)
 
     def _own(self, rng: np.random.Generator, size: tuple[int, int, int]) -> Array:
         """(size) with mean 0, and standard deviation 1 where it does not grow."""

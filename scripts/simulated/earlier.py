@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnexp.analysis.choice import Term, chosen_rates
 from bnexp.analysis.rule import Rule, ends_of, weigh
@@ -46,7 +47,7 @@ def plain_t(studies: TunedStudies, rule: Rule) -> Judged:
     return judge_earlier(studies, replace(rule, margin=1e-9))[0]
 
 
-def _reported(term: Term, first: int) -> tuple[Array, Array]:
+def _reported(term: Term, first: int) -> tuple[Array, NDArray[np.bool_]]:
     """(rows, seeds) scores and failures of the seeds after the first ones, at the rate that those chose."""
     at = chosen_rates(term.votes[:, :first])[:, None, None]
     return (

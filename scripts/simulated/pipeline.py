@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,21 @@ from bnexp.analysis.rule import Rule
 from bnexp.analysis.significance import Array, holm
 from bnexp.analysis.worlds import Judged, TunedStudies, TunedWorld, judge_studies
 from simulated.earlier import judge_earlier
-from simulated.tables import MARGIN, NOISES, SEEDS, Row, arms_of, share, write_rows
+from simulated.tables import MARGIN, NOISES, SEEDS, Row, arms_of, read_rows, share, upper_bound, write_rows
 
-# the first four are those of the issue; the last two were the hardest of some hundred that were tried
-LADDERS = ("0 0 0 0", "-3 -.7 0 -.7", "-1 0 -1 -2", "-1.5 -1.5 0 -1.5", "0 0 0 0 | -1.5 -1.5 0 -1.5", "-.7 0 -.3 -1.5")
+# the first four are those that were asked for; the last two are the hardest of some sixty that were tried
+LADDERS = (
+    "0 0 0 0",
+    "-3 -.7 0 -.7",
+    "-1 0 -1 -2",
+    "-1.5 -1.5 0 -1.5",
+    "0 0 0 0 | -1.5 -1.5 0 -1.5",
+    "-1.5 -1.5 0 -1.5 -1.5 -1.5 -1.5 -1.5",
+)
 FAMILY = 6
 ALPHA = 0.05
+MOST, LEAST_COVERAGE = 0.06, 0.93  # what the upper bound of an error, and coverage, may be
+AGAIN = 4
 RULE = Rule("higher", MARGIN, ALPHA)
 EFFECTS = (0.0, 1.0, 1.5, 2.0, 3.0)  # margins
 KEYS = ("world", "ladder", "num_seeds", "num_worlds")
@@ -34,7 +43,7 @@ SIZES = (*KEYS, *(f"size_shown_at_{effect:g}" for effect in EFFECTS[1:]), "zero_
 
 
 def write_pipeline(folder: Path, num: int) -> None:
-    """Write pipeline.csv, pipeline-sizes.csv and pipeline-before.csv.
+    """Write pipeline.csv, pipeline-sizes.csv, pipeline-before.csv and pipeline-again.csv.
 
     Args:
         num: studies a cell, a multiple of the family's six.
@@ -44,15 +53,42 @@ def write_pipeline(folder: Path, num: int) -> None:
     write_rows(folder / "pipeline.csv", _cells(num, sizes, before), COLUMNS)
     write_rows(folder / "pipeline-sizes.csv", sizes, SIZES)
     write_rows(folder / "pipeline-before.csv", before, COLUMNS)
+    write_again(folder, AGAIN * num)
+
+
+def write_again(folder: Path, num: int) -> None:
+    """Simulate anew, with other draws and more of them, each cell whose bound passed what is allowed.
+
+    Of 72 cells of exactly 5 % a few pass 6 % by luck; those that pass it twice do not.
+    """
+    doubtful = [row for row in read_rows(folder / "pipeline.csv") if passed(row)]
+    write_rows(folder / "pipeline-again.csv", (_again(row, num) for row in doubtful), COLUMNS)
+
+
+def passed(row: Mapping[str, str]) -> list[str]:
+    """The columns in which a cell isn't within its bound, by the upper 95 % bound of what was found."""
+    num = int(row["num_worlds"])
+    sizes = {"false_difference": num, "false_difference_family": num // FAMILY, "false_equivalence": num}
+    errors = [name for name, count in sizes.items() if upper_bound(float(row[name]), count) > MOST]
+    return errors + (["coverage"] if float(row["coverage"]) < LEAST_COVERAGE else [])
+
+
+def _again(row: Mapping[str, str], num: int) -> Row:
+    noise, ladder, seeds = row["world"], row["ladder"], int(row["num_seeds"])
+    keys = {"world": noise, "ladder": ladder, "num_seeds": seeds, "num_worlds": num}
+    return keys | rates_of(judge_cell(noise, ladder, seeds, num, _generator(noise, ladder, seeds, 1))[0])
+
+
+def _generator(noise: str, ladder: str, seeds: int, again: int) -> np.random.Generator:
+    return np.random.default_rng([NOISES.index(noise), LADDERS.index(ladder), seeds, again])
 
 
 def _cells(num: int, sizes: list[Row], before: list[Row]) -> Iterator[Row]:
     for noise in NOISES:
         for ladder in LADDERS:
             for seeds in SEEDS:
-                rng = np.random.default_rng([NOISES.index(noise), LADDERS.index(ladder), seeds])
                 keys = {"world": noise, "ladder": ladder, "num_seeds": seeds, "num_worlds": num}
-                judged, earlier = judge_cell(noise, ladder, seeds, num, rng)
+                judged, earlier = judge_cell(noise, ladder, seeds, num, _generator(noise, ladder, seeds, 0))
                 sizes.append(keys | sizes_of(judged))
                 before.append(keys | rates_of(earlier))
                 yield keys | rates_of(judged)

@@ -124,8 +124,9 @@ def _t(values: Array) -> Sides:
 
 def _by_the_others(term: Term) -> Array:
     """(rows, seeds) each seed's score at the rate that the other seeds choose."""
-    found = np.empty(term.scores.shape[:2])
-    for seed in range(found.shape[1]):
+    num_studies, num_seeds = term.scores.shape[0], term.scores.shape[1]
+    found = np.empty((num_studies, num_seeds))
+    for seed in range(num_seeds):
         at = chosen_rates(np.delete(term.votes, seed, axis=1))
         found[:, seed] = np.take_along_axis(term.scores[:, seed], at[:, None], axis=1)[:, 0]
     return found
