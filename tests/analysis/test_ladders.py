@@ -58,7 +58,9 @@ def test_data_that_allow_another_ratio_never_give_an_interval_of_no_width() -> N
     low, high = ends.interval(0.05)
     assert [10 ** each[0] for each in (ends.mean, low, high)] == pytest.approx([4.0, 2.0, 8.0])
     exact, known = Contrast({0: 1.0, 1: 2.0, 2: 4.0}).all_ends(), mean_interval([1.0, 2.0, 4.0])
-    assert [each[0] for each in (exact.mean, *exact.interval(0.05))] == pytest.approx([known.mean, known.low, known.high])
+    assert [each[0] for each in (exact.mean, *exact.interval(0.05))] == pytest.approx(
+        [known.mean, known.low, known.high]
+    )
 
 
 def test_healthy_ratio_refuses_to_guess_a_level_that_was_not_run() -> None:
