@@ -174,11 +174,7 @@ def weigh(ends: Ends, rule: Rule, *, only_below: float = 1.0) -> Evidence:
     least = rule.margin * (1 - TOLERANCE)
     far_up, far_down = ends.above(least, only_below=half), ends.below(-least, only_below=half)
     inside_low = ends.above(-least, only_below=half)
-    inside = (
-        inside_low
-        if rule.direction == "not lower"
-        else np.maximum(inside_low, ends.below(least, only_below=half))
-    )
+    inside = inside_low if rule.direction == "not lower" else np.maximum(inside_low, ends.below(least, only_below=half))
     return Evidence(
         mean=ends.mean,
         side=np.sign(down - up),

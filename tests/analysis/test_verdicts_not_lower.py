@@ -160,14 +160,14 @@ def test_a_loss_of_the_margin_is_hardly_ever_called_none(name: str, num_pairs: i
 
 def test_t_alone_would_err_too_often_where_runs_fail() -> None:
     # the reason why the exact test has to agree here too, and proof that these simulations can see an excess
-    differences, failed = losing("45 % fail", SD).draw(np.random.default_rng(0), 50_000, 6)
+    differences, failed = losing("45 % fail", SD).draw(np.random.default_rng(0), 50_000, 10)
     assert differences.mean() == pytest.approx(-SD, abs=0.005)
     by_t = scipy_stats.ttest_1samp(differences, -SD, axis=1, alternative="greater").pvalue
     assert (by_t <= 0.025).mean() > scipy_stats.binom.ppf(0.99, 50_000, 0.025) / 50_000
     rule = Rule("not lower", SD)
     ends = ends_of(differences[:5_000], failed=failed[:5_000].any(axis=1))
     evidence = weigh(ends, rule, only_below=0.05)
-    assert (decide(evidence, rule, num_pairs=6) == "supported").mean() < 0.025
+    assert (decide(evidence, rule, num_pairs=10) == "supported").mean() < 0.025
 
 
 def losing(name: str, margin: float) -> World:
