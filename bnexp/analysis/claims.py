@@ -63,7 +63,7 @@ class ClaimVerdict:
     readings: dict[Reading, Verdict] = field(default_factory=dict)
     values: Mapping[int, float] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
-    contrast: Contrast | None = None
+    contrast: Contrast | None = field(default=None, compare=False)
     exploratory: bool = False
     look: int | None = None
     other_inits: tuple[ClaimVerdict, ...] = ()

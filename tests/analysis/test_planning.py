@@ -109,7 +109,7 @@ def test_a_ladder_that_is_too_short_is_promised_nothing() -> None:
 def test_what_bounds_leave_open_is_planned_for_whatever_the_spread() -> None:
     depths = [2, 3, 7, 16, 40, 100]
     spec = study({"shape": "reach", "over": "model.depth", "margin": 8}, axes={"model.depth": depths})
-    ends = dict(zip(SEEDS, (7, 16, 7, 40, 3, 16, 7, 40), strict=True))
+    ends = dict(zip(SEEDS, (3, 7, 16, 40, 40, 3, 7, 16), strict=True))
 
     def outcome(run: Run) -> Ended:
         top = ends[run.seed] if run.arm == "none" else (16 if run.seed % 2 else 7)
