@@ -20,7 +20,7 @@ from bnexp.analysis.select import Selection, level_of, select
 from bnexp.analysis.shapes import View
 from bnexp.analysis.test_images import images_of
 from bnexp.analysis.tuned import OF_IMAGES, contrast_at_rate, contrast_with_choice
-from bnexp.analysis.verdicts import Verdict, judge_family
+from bnexp.analysis.verdicts import DECIDED, Outcome, Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
 from bnexp.store import Store
@@ -64,7 +64,7 @@ class ClaimVerdict:
     readings: dict[Reading, Verdict] = field(default_factory=dict)
     values: Mapping[int, float] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
-    contrast: Contrast | None = None
+    contrast: Contrast | None = field(default=None, compare=False)
     exploratory: bool = False
     look: int | None = None
     other_inits: tuple[ClaimVerdict, ...] = ()
@@ -220,9 +220,12 @@ def _on_premises(claim: ClaimVerdict, premises: Sequence[ClaimVerdict]) -> Verdi
         if holds or verdict.outcome in ("untested", "invalid"):
             continue
         what = f"{on.treatment} against {on.control} in {metric_of(str(on.measure)).label}"
-        open_yet = outcome in ("inconclusive", "untested")
+        # a direction alone leaves open whether the premise will hold, as no verdict at all does
+        word: Outcome = (
+            "invalid" if outcome in (*DECIDED, "invalid") else "untested" if outcome == "untested" else "inconclusive"
+        )
         reason = f"its premise is {outcome}: {what}"
-        verdict = replace(verdict, outcome=outcome if open_yet else "invalid", reason=reason, effect=None, needed=None)
+        verdict = replace(verdict, outcome=word, reason=reason, effect=None, needed=None)
     return verdict
 
 

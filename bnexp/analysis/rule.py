@@ -68,7 +68,7 @@ class Rule:
             raise ValueError(f"direction: {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to whether they are equal
 class Ends:
     """The readings that the two ends of an interval have to hold in.
 
@@ -173,12 +173,8 @@ def weigh(ends: Ends, rule: Rule, *, only_below: float = 1.0) -> Evidence:
     up, down = ends.above(0.0, only_below=half), ends.below(0.0, only_below=half)
     least = rule.margin * (1 - TOLERANCE)
     far_up, far_down = ends.above(least, only_below=half), ends.below(-least, only_below=half)
-    inside_low = ends.above(-rule.margin, only_below=half)
-    inside = (
-        inside_low
-        if rule.direction == "not lower"
-        else np.maximum(inside_low, ends.below(rule.margin, only_below=half))
-    )
+    inside_low = ends.above(-least, only_below=half)
+    inside = inside_low if rule.direction == "not lower" else np.maximum(inside_low, ends.below(least, only_below=half))
     return Evidence(
         mean=ends.mean,
         side=np.sign(down - up),
