@@ -10,8 +10,8 @@ has to agree with every end. Its price is paid only there: its p cannot go below
 
 **Families.** Holm corrects the p of each of the three statements among its own kind: in a family of m comparisons at
 most alpha wrongly find a difference where there is none, and so for sizes and for equivalences. The interval that is
-printed is the one at the level that decided. How often the whole procedure errs, choice of the learning rate included, is
-measured: results/reference/verdict-error-rates.
+printed is the one at the level that decided. How often the whole procedure errs, choice of the learning rate
+included, is measured: results/reference/verdict-error-rates.
 """
 
 from __future__ import annotations
