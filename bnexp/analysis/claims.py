@@ -168,7 +168,9 @@ def judge_comparisons(
         return _judge_families(readings, keys, gates, hosts, absent, alpha)
 
     judged = judge([{None: contrast} for contrast in contrasts])
-    readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics, _on_these_images)]
+    readings = [
+        judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics, _on_these_images)
+    ]
     found = {
         key: ClaimVerdict(
             *key,
