@@ -251,11 +251,10 @@ def test_slope_over_levels_is_a_sum_of_arms_in_strata(rates: tuple[float, ...], 
     ]  # fmt: skip
     assert interval(effect_of(claim)) == pytest.approx([end_by_hand(ladders, sign, 0.95) for sign in (1, -1)])
     if len(rates) == 1:
-        slopes = [
-            scipy_stats.linregress(x, [sum((1 if arm == "batch" else -1) * ladder(outcome, arm, (depth,), rates=rates)
-                                           .scores[k, 0] for arm in ("batch", control) if arm) for depth in depths]).slope
-            for k in range(len(SEEDS))
-        ]  # fmt: skip
+        signs = {"batch": 1, control: -1} if control else {"batch": 1}
+        found = {(arm, depth): ladder(outcome, arm, (depth,), rates=rates).scores for arm in signs for depth in depths}
+        values = [sum(sign * found[arm, depth][:, 0] for arm, sign in signs.items()) for depth in depths]
+        slopes = [scipy_stats.linregress(x, own).slope for own in np.array(values).T]
         known = scipy_stats.ttest_1samp(slopes, 0).confidence_interval(0.95)
         assert interval(effect_of(claim)) == pytest.approx((known.low, known.high))
 
