@@ -2,7 +2,7 @@
 
     python scripts/error_rates.py [PART ...] [--scale 0.1]
 
-Parts: pipeline, procedures, measures, images, splits, fixed-rate, and page, which writes README.md from the tables on
+Parts: pipeline, limits, sums, procedures, measures, images, splits, fixed-rate, and page, which writes README.md from the tables on
 disk; without a part, all of them. Every table is written row by row into NAME.csv.part and renamed when it is whole.
 Commit first: the page says which commit made it. All parts together take about twenty minutes on one CPU core.
 """
@@ -15,17 +15,21 @@ from pathlib import Path
 
 from simulated.fixed_rate import write_fixed_rate
 from simulated.images import write_images
+from simulated.limits import write_limits
 from simulated.measures import write_measures
 from simulated.page import write_page
 from simulated.pipeline import FAMILY, write_pipeline
 from simulated.procedures import write_procedures
 from simulated.splits import write_splits
+from simulated.sums import write_sums
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "reference" / "verdict-error-rates"
 # part -> what writes it, and how many simulated studies a cell
 PARTS: dict[str, tuple[Callable[[Path, int], None], int]] = {
     "pipeline": (write_pipeline, 2_000 * FAMILY),
+    "limits": (write_limits, 6_000),
+    "sums": (write_sums, 6_000),
     "procedures": (write_procedures, 6_000),
     "measures": (write_measures, 6_000),
     "images": (write_images, 4_000),

@@ -206,12 +206,13 @@ def judge_studies(studies: TunedStudies, rule: Rule, *, gains: Sequence[float] =
         ends = studies.rows(slice(first, first + CHUNK)).ends()
         for gain, parts in zip(gains, found, strict=True):
             parts.append(judge_ends(raised_by(ends, gain), rule))
-    return [
-        Judged(
-            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)}
-        )
-        for parts in found
-    ]
+    return [joined(parts) for parts in found]
+
+
+def joined(parts: Sequence[Judged]) -> Judged:
+    return Judged(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Judged)}
+    )
 
 
 def judge_ends(ends: Ends, rule: Rule) -> Judged:

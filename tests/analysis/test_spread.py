@@ -1,4 +1,4 @@
-"""How far a mean may lie from the truth, held against a mixed model, a bootstrap of rows and columns, simulation."""
+"""How far a mean may lie from the truth: held against a mixed model, a bootstrap and simulation."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""How often the rule errs and finds, in 2,000 simulated studies a cell.
+"""How often the rule errs and finds at rates that nobody chose, in 2,000 simulated studies a cell.
+
+With a choice: test_choice.py, and results/reference/verdict-error-rates.
 
 An error rate of at most 5 % shows up as at most 6.2 % in 2,000 simulations, 99 times of 100: the binomial bound below.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bnexp.analysis.power import power_from_pilot, power_of_difference, power_of_equivalence
-from bnexp.analysis.rule import Decision, Evidence, Rule, decide, weigh
+from bnexp.analysis.rule import Decision, Rule, decide, ends_of, weigh
 from bnexp.analysis.sequential import plan_looks
 from bnexp.analysis.significance import holm, t_p
 from bnexp.analysis.worlds import SAME_ARMS, World, outcome_rates
@@ -20,6 +23,13 @@ from bnexp.analysis.worlds import SAME_ARMS, World, outcome_rates
 NUM_STUDIES = 2_000
 BOUND = scipy_stats.binom.ppf(0.99, NUM_STUDIES, 0.05) / NUM_STUDIES
 SD = World().sd
+ONE_SIDED = 0.025  # a 95 % interval has to lie inside the margin: that is 2.5 % on each side
+DIFFERENT: tuple[Decision, ...] = (
+    "supported",
+    "supported, direction only",
+    "contradicted",
+    "contradicted, direction only",
+)
 
 
 @pytest.mark.parametrize("num_pairs", [6, 10, 30])
@@ -27,7 +37,7 @@ SD = World().sd
 def test_the_same_arm_twice_is_hardly_ever_called_different(world: str, num_pairs: int) -> None:
     # a small margin is the worst case: a large one forgives what the interval got wrong
     rates = outcome_rates(SAME_ARMS[world], num_pairs=num_pairs, margin=SD / 100, num_studies=NUM_STUDIES)
-    assert rates["supported"] + rates["contradicted"] <= BOUND
+    assert sum(rates[outcome] for outcome in DIFFERENT) <= BOUND
     assert sum(rates.values()) == pytest.approx(1)
     assert set(rates) == set(get_args(Decision))
 
@@ -40,7 +50,7 @@ def test_t_alone_would_err_too_often_where_runs_fail() -> None:
     assert (t_p(differences) <= 0.05).mean() > least
 
 
-@pytest.mark.parametrize(("num_pairs", "margin"), [(6, 0.7), (10, 0.5), (30, 0.27)])
+@pytest.mark.parametrize(("num_pairs", "margin"), [(6, 1.45), (10, 1.0), (30, 0.53)])
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 def test_planted_effects_are_found_as_often_as_promised(shape: str, num_pairs: int, margin: float) -> None:
     margin *= SD
@@ -49,14 +59,17 @@ def test_planted_effects_are_found_as_often_as_promised(shape: str, num_pairs: i
     found = outcome_rates(world, num_pairs=num_pairs, margin=margin, num_studies=NUM_STUDIES)
     assert 0.7 < promised < 0.9
     assert found["supported"] == pytest.approx(promised, abs=0.05)
-    assert found["contradicted"] < 0.01
+    assert found["contradicted"] + found["contradicted, direction only"] < 0.01
+    # the direction is shown as often as the textbook's t test of twice that effect
+    direction = power_of_difference(num_pairs, sd=SD, effect=2 * margin, margin=0.0)
+    assert found["supported"] + found["supported, direction only"] == pytest.approx(direction, abs=0.05)
 
 
-@pytest.mark.parametrize(("num_pairs", "margin"), [(6, 1.4), (10, 1.0), (30, 0.55)])
+@pytest.mark.parametrize(("num_pairs", "margin"), [(6, 1.7), (10, 1.2), (30, 0.63)])
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 def test_true_zeros_are_called_negligible_as_often_as_promised(shape: str, num_pairs: int, margin: float) -> None:
     margin *= SD
-    promised = power_of_equivalence(num_pairs, sd=SD, margin=margin)
+    promised = power_of_equivalence(num_pairs, sd=SD, margin=margin, alpha=ONE_SIDED)
     found = outcome_rates(World(shape), num_pairs=num_pairs, margin=margin, num_studies=NUM_STUDIES)  # type: ignore[arg-type]
     assert 0.7 < promised < 0.9
     assert found["negligible"] == pytest.approx(promised, abs=0.05)
@@ -70,12 +83,13 @@ def test_fewer_failures_are_found_as_often_as_a_pilot_promised(
 ) -> None:
     world = World(treatment_fails=treatment_fails, control_fails=control_fails)
     margin = 0.8 * (control_fails - treatment_fails) / 2  # a failure costs 0.8
-    pilot, failed = (part[:, 0] for part in world.draw(np.random.default_rng(1), 5_000, 1))
+    pilot, failed = (part[:, 0] for part in world.draw(np.random.default_rng(1), 20_000, 1))
+    num = 4_000 if num_pairs < 30 else 800  # many sign flips of thirty pairs take their time
     promised = power_from_pilot(
-        "supported", Rule("higher", margin), num_pairs, pilot=pilot, failed=failed, num_simulations=1_000
+        "supported", Rule("higher", margin), num_pairs, pilot=pilot, failed=failed, num_simulations=num
     )
-    found = outcome_rates(world, num_pairs=num_pairs, margin=margin, num_studies=NUM_STUDIES)
-    assert 0.4 < promised < 0.95
+    found = outcome_rates(world, num_pairs=num_pairs, margin=margin, num_studies=num)
+    assert 0.2 < promised < 0.95
     assert found["supported"] == pytest.approx(promised, abs=0.05)
 
 
@@ -112,14 +126,14 @@ def test_a_family_errs_no_more_often_than_one_comparison(corrected: bool) -> Non
     rng = np.random.default_rng(0)
     control, arms = rng.standard_normal((NUM_STUDIES, 10)), rng.standard_normal((4, NUM_STUDIES, 10))
     rule, healthy = Rule("higher", 0.01), np.zeros(NUM_STUDIES, dtype=bool)
-    evidence = [weigh(arm - control, rule, failed=healthy) for arm in arms]
-    p_values = np.stack([part.difference for part in evidence])
+    evidence = [weigh(ends_of(arm - control, failed=healthy), rule) for arm in arms]
+    p_values = np.stack([part.direction for part in evidence])
     if corrected:
         p_values = np.array([holm(column) for column in p_values.T.tolist()]).T
     any_error = np.zeros(NUM_STUDIES, dtype=bool)
     for part, p in zip(evidence, p_values, strict=True):
-        outcomes = decide(Evidence(part.mean, p, part.equivalence, part.guarded), rule, num_pairs=10)
-        any_error |= np.isin(outcomes, ["supported", "contradicted"])
+        outcomes = decide(replace(part, direction=p, size=np.ones_like(p)), rule, num_pairs=10)
+        any_error |= np.isin(outcomes, DIFFERENT)
     assert (any_error.mean() <= BOUND) == corrected
 
 
@@ -132,9 +146,10 @@ def test_looking_again_and_again_errs_no_more_often_than_once(world: str, spendi
         alpha = look.alpha if spending else 0.05
         part = differences[:, : look.num_pairs]
         rule = Rule("higher", 1e-4, alpha=alpha)
-        evidence = weigh(part, rule, failed=failed[:, : look.num_pairs].any(axis=1), only_below=alpha)
+        ends = ends_of(part, failed=failed[:, : look.num_pairs].any(axis=1))
+        evidence = weigh(ends, rule, only_below=alpha)
         outcomes = decide(evidence, rule, num_pairs=look.num_pairs)
-        ever |= np.isin(outcomes, ["supported", "contradicted"])
+        ever |= np.isin(outcomes, DIFFERENT)
     if spending:
         assert ever.mean() <= BOUND
     elif world == "normal":
