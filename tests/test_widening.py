@@ -93,11 +93,26 @@ def status_counts(folder: Path, capsys: pytest.CaptureFixture[str], name: str = 
 @pytest.mark.parametrize(
     ("none", "batch", "rounds", "told"),
     [
-        (0.3, 1.0, [DECLARED, [3.0]], ["the best rate of batch is the largest tried, 1; adding 3 for both arms"]),
-        (0.1, 0.3, [DECLARED, [0.03]], ["the best rate of none is the smallest tried, 0.1; adding 0.03 for both arms"]),
-        (0.1, 1.0, [DECLARED, [0.03, 3.0]], ["smallest tried, 0.1; adding 0.03", "largest tried, 1; adding 3"]),
-        (0.3, 3.0, [DECLARED, [3.0], [10.0]], ["largest tried, 1; adding 3", "largest tried, 3; adding 10"]),
-        (1.0, 1.0, [DECLARED, [3.0]], ["none is the largest tried, 1 and the best rate of batch is the largest tried"]),
+        (0.3, 1.0, [DECLARED, [3.0]], ["adding rate 3 for both arms: the largest tried, 1, is the best of batch"]),
+        (
+            0.1,
+            0.3,
+            [DECLARED, [0.03]],
+            ["adding rate 0.03 for both arms: the smallest tried, 0.1, is the best of none"],
+        ),
+        (
+            0.1,
+            1.0,
+            [DECLARED, [0.03, 3.0]],
+            ["adding rate 0.03 for both arms: the smallest", "adding rate 3 for both arms: the largest"],
+        ),
+        (
+            0.3,
+            3.0,
+            [DECLARED, [3.0], [10.0]],
+            ["rate 3 for both arms: the largest tried, 1", "rate 10 for both arms: the largest tried, 3"],
+        ),
+        (1.0, 1.0, [DECLARED, [3.0]], ["the largest tried, 1, is the best of none, batch"]),
         (0.3, 0.3, [DECLARED], []),
     ],
 )
@@ -130,7 +145,9 @@ def test_the_ladder_widens_until_no_arm_is_best_at_an_end(
     again = capsys.readouterr().out
     assert "adding" not in again
     assert f"{num} were done before, now nothing left to train" in again
-    assert store.study("wide") == frozen
+    again_frozen = store.study("wide")
+    assert again_frozen is not None
+    assert {**again_frozen, "attempts": frozen["attempts"]} == frozen  # it has one more attempt
     judged = judge_started(store, "wide")
     assert judged.frame.missing == ()
     assert len(judged.frame.runs) == num
@@ -228,7 +245,7 @@ def test_strata_widen_apart_and_are_named(
     executor = Executor(monkeypatch, outcome)
     assert command(tmp_path, "train", "wide") == 0
     out = capsys.readouterr().out
-    assert "wide: tanh, depth 4: the best rate of batch is the largest tried, 1; adding 3 for both arms" in out
+    assert "wide: tanh, depth 4: adding rate 3 for both arms: the largest tried, 1, is the best of batch" in out
     assert executor.rounds == [DECLARED, [3.0]]
     assert status_counts(tmp_path, capsys) == "156 runs: 156 finished"
     judged = judge_started(Store(tmp_path / "results"), "wide")
@@ -272,7 +289,7 @@ def test_rounds_of_seeds_widen_first_and_then_judge(
     first = judge_rounds_of(tmp_path, 1)
     assert first == ((3.0,), 48)
     lines = [line for line in out.splitlines() if line.startswith("wide-decided")]
-    assert lines[0] == "wide-decided: the best rate of batch is the largest tried, 1; adding 3 for both arms"
+    assert lines[0] == "wide-decided: adding rate 3 for both arms: the largest tried, 1, is the best of batch"
     assert "look 1 of 2, 6 seeds" in lines[1]
     assert "look 2 of 2, 8 seeds" in lines[-1]
     assert executor.rounds[:3] == [DECLARED, [3.0], [0.1, 0.3, 1.0, 3.0]]
@@ -298,22 +315,32 @@ def judge_rounds_of(folder: Path, look: int) -> tuple[tuple[float, ...], int]:
 def test_a_look_judges_from_its_own_rates_whatever_later_looks_added(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(tmp_path, seeds=range(8))
+    difference = {"treatment": "batch", "control": "none", "shape": "difference", "direction": "higher"}
+    comparisons = [{**difference, "margin": 0.01}, {**difference, "margin": 0.0505}]  # clear, and open to the end
+    declare(tmp_path, seeds=range(8), comparisons=comparisons)
 
-    def outcome(config: RunConfig) -> tuple[str, float]:  # 3 is best by far, and only the later seeds lead there
-        if config.lr == 3.0:
-            return "finished", 0.99 if config.norm.kind == "none" else 0.5
-        best = 1.0 if config.seed >= 6 else 0.3
-        bonus = 0.5 if config.seed >= 6 and config.lr == 1.0 else 0.0
-        return "finished", 0.4 + 0.05 * (config.lr == best) + bonus + 0.003 * math.sin(9 * config.seed)
+    def outcome(config: RunConfig) -> tuple[str, float]:
+        late, batch = config.seed >= 6, config.norm.kind == "batch"
+        if config.lr == 3.0:  # the first seeds are best there by far, and batch norm is the worse
+            return "finished", 0.3 if late else 0.95 - 0.1 * batch
+        base = 0.1 + 0.8 * (config.lr == 1.0) if late else 0.4 + 0.05 * (config.lr == 0.3)
+        return "finished", base + batch * (0.05 + 0.005 * math.sin(9 * config.seed))
 
     executor = Executor(monkeypatch, outcome)
+    executor.crash = lambda config: config.seed >= 6  # so that the second look waits
+    assert command(tmp_path, "train", "wide", "stop=decided") == 1
+    store = Store(tmp_path / "results")
+    before = judge_started(store, "wide-decided").claims
+    assert [(claim.verdict.outcome, claim.look) for claim in before] == [("supported", 1), ("inconclusive", 1)]
+    executor.crash = lambda config: False
     assert command(tmp_path, "train", "wide", "stop=decided") == 0
-    capsys.readouterr()
     assert judge_rounds_of(tmp_path, 1)[0] == ()
-    first_looks = [claim.look for claim in judge_started(Store(tmp_path / "results"), "wide-decided").claims]
-    assert first_looks == [1]  # equal arms are negligible at the first look, and stay so
-    assert executor.rounds == [DECLARED]
+    assert judge_rounds_of(tmp_path, 2)[0] == (3.0, 10.0)
+    after = judge_started(store, "wide-decided").claims
+    assert [claim.look for claim in after] == [1, 2]
+    assert after[0] == before[0]
+    assert after[1].values != before[1].values
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("override", ["lr=0.1,1.0", "epochs=2"])
@@ -377,7 +404,7 @@ def test_real_training_widens_upward(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command(tmp_path, "train", "wide") == 0
     out = capsys.readouterr().out
     assert "the largest tried, 0.03" in out
-    assert "; adding 0.3 for both arms" in out
+    assert "adding rate 0.3 for both arms" in out
     frozen = Store(tmp_path / "results").study("wide")
     assert frozen is not None
     names = set(frozen["run_ids"])

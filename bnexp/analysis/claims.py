@@ -19,7 +19,7 @@ from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
 from bnexp.analysis.shapes import View
 from bnexp.analysis.test_images import images_of
-from bnexp.analysis.tuned import contrast_at_rate, contrast_with_choice
+from bnexp.analysis.tuned import OF_IMAGES, contrast_at_rate, contrast_with_choice
 from bnexp.analysis.verdicts import DECIDED, Outcome, Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
@@ -27,14 +27,15 @@ from bnexp.store import Store
 from bnexp.study import INIT, StudySpec, num_strata
 
 Name = TypeVar("Name")
+THESE_IMAGES = "these test images"
 STATISTICS = ("precise", "batch")  # what a trained network can be evaluated with besides its running statistics
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Another way to read the same comparison: both arms at one learning rate, other statistics, a poor init."""
+    """Another way to read a comparison: one learning rate for both arms, other statistics, these images, a poor init."""
 
-    kind: Literal["learning rate", "statistics", "init"]
+    kind: Literal["learning rate", "statistics", "images", "init"]
     value: float | str
 
 
@@ -167,7 +168,9 @@ def judge_comparisons(
         return _judge_families(readings, keys, gates, hosts, absent, alpha)
 
     judged = judge([{None: contrast} for contrast in contrasts])
-    readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics)]
+    readings = [
+        judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics, _on_these_images)
+    ]
     found = {
         key: ClaimVerdict(
             *key,
@@ -287,7 +290,7 @@ def _judge_families(
 
 def view_of(selection: Selection, declared: Declared | None) -> View:
     """Each arm at its own best learning rate."""
-    overlap = 1.0 if selection.images is None else selection.images.overlap
+    overlap = 0.0 if selection.images is None else selection.images.overlap
     if declared is None:
         return View(selection, selection.reporting(), selection.runs, None, {}, (), overlap)
     levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
@@ -370,6 +373,16 @@ def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Re
         for statistics, measure in measures.items()
         if measure in here and here[measure].notna().any()
     }
+
+
+def _on_these_images(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
+    """The contrast for new seeds alone, where the verdict is for new test images too."""
+    if view.selection.images is None or comparison.measure != OF_IMAGES:
+        return {}
+    known = replace(view, selection=replace(view.selection, images=None))
+    if contrast_with_choice(view, comparison, group).crossed is None:
+        return {}
+    return {Reading("images", THESE_IMAGES): contrast_with_choice(known, comparison, group)}
 
 
 def _here(runs: pd.DataFrame, view: View, comparison: Comparison, group: str) -> pd.DataFrame:

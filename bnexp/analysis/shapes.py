@@ -30,7 +30,7 @@ class View:
         seeds: those declared; None: all that there are.
         levels: config key -> the levels declared of it; what is absent is what has been run.
         rates: the learning rates declared.
-        overlap: what standard errors are multiplied by, for splits that share their images; see `overlap_factor`.
+        overlap: test images for each training image where every seed drew its own split, else 0: see `overlap_factor`.
     """
 
     selection: Selection
@@ -39,7 +39,7 @@ class View:
     seeds: tuple[int, ...] | None
     levels: Mapping[str, tuple[object, ...]]
     rates: tuple[float, ...]
-    overlap: float = 1.0
+    overlap: float = 0.0
 
     def strata(self, comparison: Comparison, group: str) -> dict[object, str]:
         """Level of what the comparison goes over -> the stratum it is in; without levels a single one."""

@@ -143,6 +143,20 @@ def test_a_direction_alone_is_no_decision_to_stop_at() -> None:
     assert (claims[0].outcome, claims[0].look, number, stop) == ("supported", 2, 2, True)
 
 
+def test_a_look_chooses_rates_from_its_own_seeds() -> None:
+    spec = ten()
+
+    def outcome(run: Run) -> Ended:  # what runs later is best at another rate, by far
+        late = run.seed in REPORTED[6:]
+        best = 1.0 if late else 0.3
+        gain = run.lr * (0.02 + 0.001 * run.seed) if run.arm == "batch" else 0.0
+        return "finished", 0.2 + (0.7 if late else 0.1) * (run.lr == best) + gain
+
+    (whole_study,) = judge_look(selected(spec, outcome), spec, whole(spec), LOOKS[0])
+    (alone,) = judge_look(selected(spec, after(6, outcome)), spec, whole(spec), LOOKS[0])
+    assert whole_study == alone
+
+
 @pytest.mark.parametrize(
     "lost",
     [

@@ -78,7 +78,7 @@ def write_study(store: Store, configs: list[RunConfig], *, exploratory: bool = F
     raw = list_studies()["placement"].declaration("small")
     seeds = sorted({config.seed for config in configs})
     if not exploratory:
-        raw["choose"]["seeds"] = [seed for seed in (0, 1) if seed in seeds]
+        raw["tiers"]["small"]["widen"] = ()  # of another ladder than these runs have
         raw["tiers"]["small"]["axes"] = {
             "model": list(dict.fromkeys(config.model.name for config in configs)),
             "model.activation": list(dict.fromkeys(config.model.activation for config in configs)),
