@@ -27,6 +27,7 @@ from bnexp.analysis.shapes import View, contrast_of, values_of
 from bnexp.analysis.significance import Array
 from bnexp.analysis.spread import Crossed, Spread, over_seeds, over_seeds_and_images, overlap_factor
 from bnexp.comparison import Comparison
+from bnexp.errors import StoreError
 
 # measures that a learning rate is chosen for: an arm's best rate is where they are highest
 CHOSEN_FOR = ("test_accuracy", "val_accuracy", *ACCURACIES)
@@ -176,6 +177,7 @@ def _table(view: View, comparison: Comparison, cell: Cell, seeds: Sequence[int],
         score=values_of(runs, comparison, comparison.measure), failed=failed
     )
     columns = columns[columns["seed"].isin(list(seeds))].dropna(subset=["score"])
+    _refuse_twice(columns, cell[0])
     whole = [float(str(lr)) for lr, rows in columns.groupby("lr") if len(rows) == len(seeds)]
     found = {
         name: columns.pivot(index="seed", columns="lr", values=name).loc[list(seeds), whole].to_numpy()
@@ -311,4 +313,12 @@ def _distinct(
 def _votes(view: View, cell: Cell, seeds: Sequence[int]) -> pd.DataFrame:
     """Seeds by rates, of the rates that all of these seeds were run at."""
     runs = view.selection.cell(view.ladder, *cell)
+    _refuse_twice(runs, cell[0])
     return runs[runs["seed"].isin(list(seeds))].pivot(index="seed", columns="lr", values="vote").dropna(axis=1)
+
+
+def _refuse_twice(runs: pd.DataFrame, arm: str) -> None:
+    twice = runs[runs.duplicated(["seed", "lr"])]
+    if not twice.empty:
+        seed, lr = twice[["seed", "lr"]].iloc[0]
+        raise StoreError(f"arm {arm!r}: seed {int(seed)} occurs twice at learning rate {lr:g}: which of them counts?")

@@ -131,7 +131,7 @@ def _of_study(store: Store, name: str) -> Numbers:
         remarks=judged.integrity.sentences
         + exploratory
         + rounds_words(judged)
-        + notes(selection, judged.spec, judged.ladders)
+        + notes(selection, judged.spec, judged.ladders, claims)
         + completeness(judged.frame, is_study=True),
     )
 

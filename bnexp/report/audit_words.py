@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.flips import answers
+from bnexp.analysis.rule import ALPHA
 from bnexp.analysis.verdicts import OUTCOMES, UNJUDGED
 from bnexp.report.audit_data import Entry
 from bnexp.report.effect_words import compared, scale_of
 from bnexp.report.judged import rounds_words
-from bnexp.report.verdict_words import effect_words, survival_words
+from bnexp.report.verdict_words import deciding_p, effect_words, survival_words
 from bnexp.report.words import count
 from bnexp.sources import title_of
 from bnexp.study import StudySpec
@@ -21,14 +23,14 @@ FEW = 3  # strata that are told one by one
 
 
 def verdict_word(claims: Sequence[ClaimVerdict]) -> str:
-    """One word where all verdicts agree, else `mixed: 2 supported, 1 inconclusive`, the primary comparison's first.
+    """One word where all verdicts agree, else `mixed: 2 supported; 1 inconclusive`, the primary comparison's first.
 
     Premises do not count, for what they come to shows in the verdicts that rest on them; nor does what is no claim.
     """
     counts = Counter(claim.outcome for claim in claims if claim.comparison.role == "claim")  # in their order
     if len(counts) == 1:
         return next(iter(counts))
-    return f"mixed: {', '.join(f'{number} {outcome}' for outcome, number in counts.items())}"
+    return f"mixed: {'; '.join(f'{number} {outcome}' for outcome, number in counts.items())}"
 
 
 def entry_word(entry: Entry, *, primary: bool = False) -> str:
@@ -58,7 +60,7 @@ def primary_pairs(entry: Entry) -> str:
 
 
 def gates(entry: Entry) -> list[str]:
-    """Whether the primary comparison's verdicts survive being read otherwise, stratum by stratum."""
+    """Whether the primary comparison's verdicts hold in other analyses, stratum by stratum."""
     read = [claim for claim in entry.primary if claim.readings and claim.verdict.outcome not in UNJUDGED]
     if not read:
         return ["—"]
@@ -70,7 +72,7 @@ def gates(entry: Entry) -> list[str]:
         more = f" and {len(flipped) - FEW} more" if len(flipped) > FEW else ""
         return [f"flips in {len(flipped)} of {len(read)} strata: {named}{more}"]
     whole = sum(set(answers(claim).values()) == {"survives"} for claim in read)
-    return [f"flips in none of {len(read)} strata, survives every reading in {whole or 'none'}"]
+    return [f"flips in none of {len(read)} strata, holds in every analysis in {whole or 'none'}"]
 
 
 def meaning(entry: Entry) -> list[str]:
@@ -87,7 +89,7 @@ def meaning(entry: Entry) -> list[str]:
         sentences.append(f"{where} {_means(outcome, entry.spec, claims[0])}.")
     for comparison in entry.spec.comparisons[1:]:
         outcomes = Counter(claim.outcome for claim in entry.claims if claim.comparison == comparison)
-        told = ", ".join(outcomes if len(outcomes) == 1 else (f"{number} {word}" for word, number in outcomes.items()))
+        told = "; ".join(outcomes if len(outcomes) == 1 else (f"{number} {word}" for word, number in outcomes.items()))
         where = {"claim": "Beside it", "premise": "Its premise", "context": "For context"}[comparison.role]
         sentences += [f"{where}, {compared(comparison)}: {told}."] if outcomes else []
     return sentences
@@ -126,6 +128,68 @@ def tally(entries: Iterable[Entry], *, primary: bool = False) -> dict[str, int]:
     order = (*(word for word in OUTCOMES if word not in UNJUDGED), "mixed", *UNJUDGED, NO_VERDICT, NOT_STARTED)
     counts = Counter(entry_word(entry, primary=primary).partition(":")[0] for entry in entries)
     return {word: counts[word] for word in order if counts[word]}
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """How often an audit errs over all of its studies.
+
+    Attributes:
+        num_studies: that have a verdict on a claim, each of which is a family at 5 %.
+        num_decided: verdicts on claims that say something: all but the inconclusive ones.
+        num_standing: how many of them would stand if all studies were one family.
+    """
+
+    num_studies: int
+    num_decided: int
+    num_standing: int
+
+    @property
+    def expected(self) -> float:
+        """Studies with a false finding of a kind, on average, at most, where nothing is there to be found."""
+        return ALPHA * self.num_studies
+
+    @property
+    def at_least_one(self) -> float:
+        """The chance of at least one, at most, if studies were independent."""
+        return 1 - (1 - ALPHA) ** self.num_studies
+
+
+def error_rate(entries: Iterable[Entry]) -> ErrorRate:
+    """Over studies of one tier; Bonferroni over them, on top of the correction within each.
+
+    Premises and context are no verdicts on a claim and are not counted.
+    """
+    studies = [(entry, found) for entry in entries if (found := _claims_with_verdict(entry))]
+    decided = [(entry, claim) for entry, found in studies for claim in found if claim.verdict.outcome != "inconclusive"]
+    standing = sum(deciding_p(claim) * len(studies) <= _alpha_of(entry, claim) for entry, claim in decided)
+    return ErrorRate(len(studies), len(decided), standing)
+
+
+def error_rate_words(rate: ErrorRate) -> list[str]:
+    """What to expect of many verdicts, in plain words; nothing where fewer than two studies were judged."""
+    if rate.num_studies < 2:
+        return []
+    num = rate.num_studies
+    return [
+        "Each study allows an error of 5 % for all its comparisons together. If there were no difference to find in "
+        f"any of these {num} studies, up to {rate.expected:.1f} of them would still find one on average. The chance "
+        f"of at least one such error would be up to {100 * rate.at_least_one:.0f} % if the studies were independent "
+        "(some share runs). The same holds for findings that a difference is too small to matter.",
+        f"{rate.num_standing} of {count(rate.num_decided, 'verdict')} would stand if all {num} studies were one "
+        f"family: their p values, corrected within the study and multiplied by {num} (Bonferroni), are still small "
+        "enough. Inconclusive verdicts are not counted.",
+    ]
+
+
+def _claims_with_verdict(entry: Entry) -> list[ClaimVerdict]:
+    return [claim for claim in entry.claims if claim.comparison.role == "claim" and claim.verdict.effect is not None]
+
+
+def _alpha_of(entry: Entry, claim: ClaimVerdict) -> float:
+    """What the corrected p was held against: less than 5 % at each of several looks."""
+    looks = entry.judged.looks if entry.judged else ()
+    return looks[claim.look - 1].alpha if looks and claim.look else ALPHA
 
 
 def _means(outcome: str, spec: StudySpec, claim: ClaimVerdict) -> str:

@@ -20,6 +20,7 @@ from bnexp.report.differences_figure import draw_differences
 from bnexp.report.flip_figure import draw_flip_map
 from bnexp.report.folder import CAPTIONS
 from bnexp.report.probe_figures import PROBE_FIGURES
+from bnexp.report.spread_figure import draw_spread
 from bnexp.report.style import MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save, title
 from bnexp.report.verdict_figure import draw_verdicts
 from bnexp.report.words import fixed_words, panel_note
@@ -184,8 +185,10 @@ def draw_heatmap(selection: Selection, store: Store) -> Drawn:
 # of a study, from its verdicts
 CLAIM_FIGURES: tuple[tuple[str, str, Callable[[Sequence[ClaimVerdict], Selection], Drawn]], ...] = (
     ("verdicts", "What was claimed, and what the seeds say", draw_verdicts),
-    ("flip-map", "Does the verdict survive another reading?", draw_flip_map),
+    ("flip-map", "Does the verdict hold in other analyses?", draw_flip_map),
+    ("spread", "Where the width of each interval comes from", draw_spread),
 )
+AUDIT_FIGURES = CLAIM_FIGURES[:2]  # a page over all studies has no room for more; each study's own report has all
 # of any runs; the first of those that no study was made for
 FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
     ("differences", "What the change does", draw_differences),

@@ -20,10 +20,10 @@ CELL = (0.58, 0.3)  # inches
 LABEL_LETTERS = 52
 GAP = 0.35  # cells between kinds of reading
 HOW_TO_READ = (
-    "The same comparisons, read in other ways. First column: each arm at its own best learning rate, which is what the "
-    "verdict is on; then both arms at one learning rate, and evaluated with other statistics than the running ones, "
-    "where that was measured. Sign: of the mean effect. A thick frame: this reading decides, and decides otherwise. A "
-    "blank is not read that way. Nothing is pooled over rows."
+    "The same runs, analysed in other ways. First column: each arm at its own best learning rate; this is the "
+    "verdict. Other columns: all arms at one learning rate, or evaluated with other statistics than the running "
+    "ones, where that was measured. Sign: of the mean effect. Thick frame: this analysis reverses the verdict. "
+    "Blank: not analysed. Each kind of analysis is corrected for its own number of tests."
 )
 Drawn = tuple[Any, str] | None
 
@@ -88,7 +88,7 @@ def _labels(claims: Sequence[ClaimVerdict]) -> list[tuple[str, ClaimVerdict | No
             lines += [(part, None) for part in textwrap.wrap(head, LABEL_LETTERS, break_long_words=False)]
         last = claim.comparison
         row = f"   {claim.stratum}" if claim.stratum else head
-        lines.append((f"   {row}: strawman, no verdict" if claim.reading_of else row, claim))
+        lines.append((f"   {row}: handicapped, no verdict" if claim.reading_of else row, claim))
     return lines
 
 
@@ -164,7 +164,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
 def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
     caption = HOW_TO_READ
     if any(claim.reading_of for claim in shown):
-        caption += f" A row in grey has {STRAWMAN}: no verdict, and all of it reads the row above otherwise."
+        caption += f" A row in grey has {STRAWMAN}: it is no verdict, and shows what that does to the row above."
     if num_claims > len(shown):
         caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
     return caption

@@ -22,11 +22,11 @@ POINTS_PER_LETTER = 5.6  # of an outcome in bold
 CLAIMED, SMALL = "#dcebf7", "#e4e4e4"
 FACTORS_SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 HOW_TO_READ = (
-    "What was claimed, and what the seeds say. Circle: one seed; diamond and bar: mean and the interval that decided, "
-    "with the verdict and the numbers at the right. Grey: smaller than the declared margin; blue: where the claim "
-    "holds. A verdict follows from its bar: all of it beyond the grey, supported or contradicted; all of it in the "
-    "grey, negligible; off 0 alone, direction only. Each arm runs at its own best learning rate, unless learning rates are "
-    "what is compared; the bar covers that choice and is corrected for the number of comparisons."
+    "Circle: one seed. Diamond and bar: the mean and the interval that decided; the verdict and the numbers stand "
+    "at the right. Grey: differences smaller than the margin, too small to matter. Blue: where the claim holds. All "
+    "of the bar beyond the grey: supported or contradicted. All of it in the grey: negligible. Off 0 but reaching "
+    "into the grey: direction only. Each arm runs at its own best learning rate, unless learning rates are what is "
+    "compared. The bar covers the rates that could have been chosen and is corrected for the number of comparisons."
 )
 Drawn = tuple[Any, str] | None
 
@@ -251,7 +251,7 @@ def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
             "to hold wherever beyond it the truth may lie."
         )
     if any(claim.reading_of for claim in shown):
-        caption += f" A row in grey has {STRAWMAN}: it reads the row above otherwise and is no verdict."
+        caption += f" A row in grey has {STRAWMAN}: it is no verdict, and shows what that does to the row above."
     if num_claims > len(shown):
         caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
     return caption

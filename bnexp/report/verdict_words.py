@@ -1,4 +1,4 @@
-"""Verdicts as a reader meets them: a table of all, one sentence each, and what survives being read otherwise."""
+"""Verdicts as a reader meets them: a table of all, one sentence each, and what other analyses of the same runs say."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from bnexp.analysis.flips import Survival, answer_of, answers, survival
 from bnexp.analysis.outside import outside_equal_rates
 from bnexp.analysis.rule import Decision
 from bnexp.analysis.select import Selection
-from bnexp.analysis.verdicts import DECIDED, UNJUDGED, Effect, Outcome, Verdict, deciding_kind
+from bnexp.analysis.verdicts import UNJUDGED, Outcome, Verdict, deciding_kind
 from bnexp.comparison import FACTORS, Comparison
 from bnexp.metrics import NEEDS_TARGET, metric_of
 from bnexp.report.effect_words import OF_FAILURES, claimed, compared, reference_words, scale_of
 from bnexp.report.tables import Rows, Table, table_of
-from bnexp.report.words import count
+from bnexp.report.words import count, covers
 
 TITLE = "Verdicts, each arm at its own best learning rate, with the interval that decided"
 FLIPS_TITLE = (
-    "The same comparisons read otherwise: both arms at one learning rate, or under other evaluation statistics"
+    "The same comparisons analysed in other ways: both arms at one learning rate, or evaluated with other statistics"
 )
-STRAWMAN = "an init that makes the arm without a norm a strawman"
+STRAWMAN = "an initialization that handicaps the network without a norm"
 OWN_RATE = "own best rate"
 FEW_CELLS = 4  # arms whose learning rates are named in a sentence
 
@@ -45,8 +45,8 @@ def verdicts_table(claims: Sequence[ClaimVerdict], selection: Selection) -> Tabl
         shown.append({
             "stratum": claim.stratum, "compared": compared(comparison), "claimed": claimed(comparison),
             "verdict": claim.outcome, "effect [interval that decided]": effect_words(claim),
-            "p": "—" if effect is None else _p(_deciding_p(claim, effect)), "n": str(verdict.num_pairs),
-            "read otherwise": survival_words(claim) or "—",
+            "p": "—" if effect is None else _p(deciding_p(claim)), "n": str(verdict.num_pairs),
+            "other analyses": survival_words(claim) or "—",
         })  # fmt: skip
     return table_of("verdicts", TITLE, exact, shown, selection)
 
@@ -126,22 +126,31 @@ def level_word(level: float) -> str:
     return f"{100 * level:.1f}".removesuffix(".0") + " %"
 
 
+def deciding_p(claim: ClaimVerdict) -> float:
+    """The corrected p of the statement that a verdict rests on; of the direction where it rests on none."""
+    effect = claim.verdict.effect
+    if effect is None:
+        return math.nan
+    kind = deciding_kind(cast(Decision, claim.verdict.outcome), rule_of(claim.comparison))
+    return {"size": effect.p_size, "equivalence": effect.p_equivalence}.get(str(kind), effect.p_direction)
+
+
 def counted(claim: ClaimVerdict) -> str:
     """`6 seeds`."""
     return count(claim.verdict.num_pairs, "seed")
 
 
 def survival_words(claim: ClaimVerdict) -> str:
-    """`survives at 3 of 4 equal rates, flips to contradicted at 0.316`; empty where it was not read otherwise."""
+    """`holds at 3 of 4 shared learning rates, flips to contradicted at 0.316`; empty: no other analysis."""
     own = (claim.reading_of or claim.verdict).outcome
     if own in UNJUDGED:
         return ""
-    rates, decided = survival(claim, "learning rate"), own in DECIDED
-    parts = [_at_rates(rates, decided=decided)] if rates.num else []
-    turn = "flips to " if decided else ""
+    rates, says_something = survival(claim, "learning rate"), own != "inconclusive"
+    parts = [_at_rates(rates, says_something=says_something)] if rates.num else []
+    turn = "flips to " if says_something else ""
     for kind, what in (("statistics", "{} statistics"), ("init", "init {}")):
         found = survival(claim, kind)
-        told = [(word, values) for word, values in (("survives", found.survives), ("open", found.open)) if values]
+        told = [(word, values) for word, values in (("holds", found.survives), ("left open", found.open)) if values]
         parts += [f"{word} with {what.format(' and '.join(map(str, values)))}" for word, values in told]
         parts += [f"{turn}{outcome} with {what.format(values)}" for outcome, values in _by_outcome(found.flips)]
     return "; ".join(parts)
@@ -153,15 +162,27 @@ def some(phrases: Sequence[str], most: int = 4) -> str:
     return "; ".join(phrases[:most]) + more
 
 
-def _at_rates(found: Survival, *, decided: bool) -> str:
+def _at_rates(found: Survival, *, says_something: bool) -> str:
     flips = _by_outcome(found.flips)
-    kept = len(found.survives) if decided else len(found.open)
-    share = f"all {found.num}" if kept == found.num else f"{kept or 'none'} of {found.num}"
-    if decided:
-        turns = " and ".join(f"to {outcome} at {rates}" for outcome, rates in flips)
-        return f"survives at {share} equal rates{', flips ' if flips else ''}{turns}"
-    turns = " and ".join(f"{outcome} at {rates}" for outcome, rates in flips)
-    return f"open at {share} equal rates{', but ' if flips else ''}{turns}" if kept else turns
+    if not says_something:
+        turns = ", ".join(f"{outcome} at {rates}" for outcome, rates in flips)
+        return ", ".join(part for part in (_share("inconclusive", len(found.open), found.num), turns) if part)
+    turns = " and ".join(f"to {outcome} at {rates}" for outcome, rates in flips)
+    kept = _share("holds", len(found.survives), found.num) or f"holds at none of {_shared_rates(found.num)}"
+    return f"{kept}, flips {turns}" if flips else kept
+
+
+def _share(word: str, number: int, of: int) -> str:
+    """`holds at 2 of 4 shared learning rates`; empty of none."""
+    if not number:
+        return ""
+    if number < of:
+        return f"{word} at {number} of {_shared_rates(of)}"
+    return f"{word} at the one shared learning rate" if of == 1 else f"{word} at all {_shared_rates(of)}"
+
+
+def _shared_rates(number: int) -> str:
+    return f"{number} shared learning rate{'s' * (number != 1)}"
 
 
 def _by_outcome(flips: Mapping[float | str, Outcome]) -> list[tuple[str, str]]:
@@ -173,10 +194,10 @@ def _by_outcome(flips: Mapping[float | str, Outcome]) -> list[tuple[str, str]]:
 
 
 def _otherwise(claim: ClaimVerdict) -> list[str]:
-    """`At the same learning rate: supported at 0.1; inconclusive at 0.03, 0.3.` and the like of statistics."""
+    """`With one learning rate for both: supported at 0.1; inconclusive at 0.3.` and the like of statistics."""
     sentences = []
     for kind, opening, at in (
-        ("learning rate", "At the same learning rate", "at"),
+        ("learning rate", "With one learning rate for all arms", "at"),
         ("statistics", "Evaluated with other statistics", "with"),
     ):
         values: dict[str, list[str]] = {}
@@ -194,10 +215,10 @@ def _as_reading(claim: ClaimVerdict) -> list[str]:
     """Of a reading with another init: that it is no verdict, and what it says of the one that it reads."""
     if claim.reading_of is None:
         return []
-    said = {"survives": "survives", "flips": "flips", "open": "is left open"}[
+    said = {"survives": "agrees with the verdict", "flips": "reverses the verdict", "open": "leaves the verdict open"}[
         answer_of(claim.reading_of.outcome, claim.verdict.outcome)
     ]
-    return [f"This has {STRAWMAN}: a reading and no verdict, under which the verdict {said}."]
+    return [f"This row has {STRAWMAN}, so it is no verdict of its own; it {said}."]
 
 
 def _failures(claim: ClaimVerdict) -> list[str]:
@@ -217,11 +238,6 @@ def _failures(claim: ClaimVerdict) -> list[str]:
 def _scored(comparison: Comparison) -> str:
     metric = metric_of(str(comparison.measure))
     return ", scored at chance" if metric.unit == "fraction" and metric.direction == "higher" else ""
-
-
-def _noun(claim: ClaimVerdict) -> str:
-    alone = claim.comparison.control is None or claim.comparison.against is not None
-    return "seed" if alone else "pair"
 
 
 def _exact_comparison(comparison: Comparison) -> dict[str, object]:
@@ -256,16 +272,6 @@ def _exact_choice(claim: ClaimVerdict) -> dict[str, object]:
     }  # fmt: skip
 
 
-def covers(claim: ClaimVerdict) -> str:
-    """What the interval is about, besides new seeds."""
-    contrast = claim.contrast
-    if contrast is not None and contrast.overlap > 1:
-        return "new seeds, splits and images"
-    if contrast is not None and contrast.crossed is not None:
-        return "new seeds and images"
-    return "new seeds, on this test set"
-
-
 def _rates(rates: Mapping[tuple[str, str], float]) -> str:
     """`before 0.3, after 1`."""
     several = len({stratum for _, stratum in rates}) > 1
@@ -287,7 +293,7 @@ def _above(claim: ClaimVerdict) -> list[str]:
         return []
     wins = effect.above * claim.verdict.num_pairs
     half = " (a tie counts half)" if wins != round(wins) else ""
-    return [f"{comparison.treatment} is higher in {wins:g} of {claim.verdict.num_pairs} seeds{half}."]
+    return [f"{comparison.treatment} is higher in {wins:g} of {counted(claim)}{half}."]
 
 
 def _choice(claim: ClaimVerdict) -> list[str]:
@@ -298,17 +304,19 @@ def _choice(claim: ClaimVerdict) -> list[str]:
     words = []
     if choice is not None and len(choice.chosen) <= FEW_CELLS:
         open_yet = {cell: own for cell, own in choice.plausible.items() if len(own) > 1}
-        told = (
-            f"Learning rates: {_rates(choice.chosen)}; the same in {100 * choice.same:.0f} % of resamples of the seeds"
-        )
-        words.append(f"{told}{f' (not told apart: {_plausible(open_yet)})' if open_yet else ''}.")
+        told = f"Learning rates chosen: {_rates(choice.chosen)}; {_again(choice.same)}."
+        words += [told, *([f"Validation cannot tell apart {_plausible(open_yet)}."] if open_yet else [])]
     elif choice is not None:
-        words.append(f"All learning rates are chosen alike in {100 * choice.same:.0f} % of resamples of the seeds.")
+        words.append(f"Learning rates chosen in {len(choice.chosen)} places; all {_again(choice.same)}.")
     if effect.same_verdict is not None:
         num = claim.verdict.num_pairs
-        stays = "each time" if effect.same_verdict == num else f"{effect.same_verdict} of {num} times"
-        words.append(f"Without one of the seeds the verdict stays the same {stays}.")
+        stays = "every time" if effect.same_verdict == num else f"{effect.same_verdict or 'none'} of {num} times"
+        words.append(f"With any one seed left out, the verdict stays the same {stays}.")
     return words
+
+
+def _again(share: float) -> str:
+    return f"the same in {100 * share:.0f} % of bootstrap resamples of the seeds"
 
 
 def _healthy(claim: ClaimVerdict) -> list[str]:
@@ -317,7 +325,10 @@ def _healthy(claim: ClaimVerdict) -> list[str]:
     if effect is None or effect.healthy is None:
         return []
     shown = scale_of(claim.comparison).interval(effect.healthy)
-    return [f"Among the {count(effect.healthy.num, _noun(claim))} without a failed run: {shown} (95 %, for context)."]
+    return [
+        f"Among the {count(effect.healthy.num, 'seed')} without a failed run: {shown} (95 %, over seeds alone; no "
+        "verdict rests on it)."
+    ]
 
 
 def _outside(claim: ClaimVerdict) -> list[str]:
@@ -330,8 +341,8 @@ def _outside(claim: ClaimVerdict) -> list[str]:
     scale = scale_of(claim.comparison)
     low, high = scale.number(found.low), scale.number(found.high)
     return [
-        f"At every shared learning rate the mean lies between {low} and {high}: "
-        "part of this effect is the difference between the rates."
+        f"At each shared learning rate the mean lies between {low} and {high}: "
+        "part of this effect comes from the arms running at different rates."
     ]
 
 
@@ -339,17 +350,11 @@ def _needed(claim: ClaimVerdict) -> str:
     needed = claim.verdict.needed
     assert needed is not None
     if needed.num_pairs is None:
-        return "At this mean and spread, no number of seeds up to 1,000 would settle it."
+        return "If the true mean and spread are these, not even a new study of 1,000 seeds would settle it."
     return (
-        f"At this mean and spread, a new study of about {count(needed.num_pairs, 'seed')} would settle it as "
-        f"{needed.decision}: declare it anew, or run it with stop=decided."
+        f"If the true mean and spread are these, a new study of about {count(needed.num_pairs, 'seed')} would settle "
+        f"it as {needed.decision}, with a chance of 80 %."
     )
-
-
-def _deciding_p(claim: ClaimVerdict, effect: Effect) -> float:
-    """Of the statement that the verdict rests on; of the direction where it rests on none."""
-    kind = deciding_kind(cast(Decision, claim.verdict.outcome), rule_of(claim.comparison))
-    return {"size": effect.p_size, "equivalence": effect.p_equivalence}.get(str(kind), effect.p_direction)
 
 
 def _seeds(seeds: Sequence[int] | frozenset[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.effects import Effect
 from bnexp.analysis.select import Selection, healthy_limits
 from bnexp.analysis.widening import Widened
@@ -13,6 +14,8 @@ from bnexp.report.ladder_words import ladder_notes
 from bnexp.report.style import MOST_PANELS
 from bnexp.study import StudySpec
 
+NEW_SPLITS, NEW_IMAGES = "new seeds, splits and images", "new seeds and images"
+THIS_TEST_SET = "new seeds, on this test set"
 FEW_ENDS = 3  # arms at an end of their ladder that are named
 LADDER = 5  # learning rates; fewer tune an arm, so many ask how far it goes
 SHOWN_FIXED = ("data.name", "model.name", "model.depth", "model.width", "model.activation", "model.init", "norm.kind",
@@ -28,13 +31,13 @@ def reading(effect: Effect, selection: Selection) -> str:
     name = f"{where}{effect.treatment} − {effect.control}"
     mean = f"{signed(estimate.mean, metric)} {unit}"
     if not math.isfinite(estimate.low):
-        return f"{name}: {mean}, n = {estimate.num} pair: no interval, so nothing can be said."
+        return f"{name}: {mean}, {count(estimate.num, 'seed')}: no interval, so nothing can be said."
     low, high = (signed(bound, metric) for bound in (estimate.low, estimate.high))
-    line = f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+    line = f"{name}: {mean} [{low}, {high}], {count(estimate.num, 'seed')}: {_judgement(effect, selection)}."
     if not effect.unhealthy:
         return line
-    hold = "1 pair holds" if len(effect.unhealthy) == 1 else f"{len(effect.unhealthy)} pairs hold"
-    return f"{line} {hold} a diverged (scored at chance) or collapsed run: look at the seeds before the mean."
+    had = f"In {count(len(effect.unhealthy), 'seed')} a run diverged (scored at chance) or collapsed"
+    return f"{line} {had}: look at the seeds before the mean."
 
 
 def signed(value: float, metric: Metric) -> str:
@@ -102,37 +105,69 @@ def panel_note(selection: Selection) -> str:
     )
 
 
-def images_note(selection: Selection) -> str:
-    """What the intervals are about besides new seeds."""
+def covers(claim: ClaimVerdict) -> str:
+    """What the interval is about, besides new seeds."""
+    contrast = claim.contrast
+    if contrast is not None and contrast.overlap > 1:
+        return NEW_SPLITS
+    if contrast is not None and contrast.crossed is not None:
+        return NEW_IMAGES
+    return THIS_TEST_SET
+
+
+def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = None) -> str:
+    """What the intervals are about besides new seeds.
+
+    Args:
+        claims: the verdicts of a study, each of which knows; None: of a report of every run.
+    """
     images = selection.images
     if images is not None and images.per_seed:
         return (
-            "Each seed drew its own training, validation and test images: the intervals are for new seeds and new splits "
-            "of data like these, and wider than for seeds alone, because the splits share images (Nadeau & Bengio 2003)."
+            "Each seed drew its own training, validation and test images. The intervals are for new seeds and new "
+            "splits of data like these. They are wider than for seeds alone, because the splits share images "
+            "(Nadeau & Bengio 2003)."
         )
-    if images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None:
+    if claims is not None:
+        judged = [claim for claim in claims if claim.verdict.effect is not None]
+        num_new, num = sum(covers(claim) == NEW_IMAGES for claim in judged), len(judged)
+    else:
+        kept = images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None
+        num_new, num = (1, 1) if kept else (0, 1)
+    if num_new and num_new == num:
+        return "The intervals are for new seeds and new test images like these, not for another split of the data."
+    if num_new:
         return (
-            "Intervals of test accuracies are for new seeds and new test images like these, on one split of the data; "
-            "those of other measures are for new seeds on this test set."
+            f"In {num_new} of {count(num, 'comparison')} the interval is for new seeds and new test images like "
+            "these. In the others it shows how much seeds vary, on this test set: they compare other measures than "
+            "test accuracy, or not all of their runs kept their predictions. No interval is for another split of "
+            "the data."
         )
     return (
-        "The intervals show how much seeds vary, on this test set and one split of the data: not all runs kept their "
-        "predictions, from which new images could be judged."
+        "The intervals show how much seeds vary, on this test set and this split of the data. They say nothing about "
+        "other images."
     )
 
 
-def notes(selection: Selection, study: StudySpec | None, ladders: Sequence[Widened] = ()) -> list[str]:
+def notes(
+    selection: Selection,
+    study: StudySpec | None,
+    ladders: Sequence[Widened] = (),
+    claims: Sequence[ClaimVerdict] | None = None,
+) -> list[str]:
     """What a reader must know before trusting the numbers.
 
     Args:
+        claims: the verdicts of a study.
         ladders: of a study, as it widened them.
         study: that the verdicts are on, corrected for their number; None: every run of a folder is shown.
     """
     found = []
     if selection.runs["lr"].nunique() > 1:
         found.append(
-            "Each arm is at its own best learning rate: the one with the best mean on validation over all seeds. The "
-            "interval covers that choice: what is estimated is the difference of the arms, each at the best rate tried."
+            "Each arm runs at its own best learning rate: the one with the best mean on validation over all seeds. "
+            "All seeds choose, and all are reported. What is estimated is the difference of the arms, each at the "
+            "best rate tried; the intervals cover the rates that could have been chosen."
         )
     if selection.gaps:
         gaps = (f"{_place(*key)} at {', '.join(f'{lr:g}' for lr in lrs)}" for key, lrs in selection.gaps.items())
@@ -155,13 +190,13 @@ def notes(selection: Selection, study: StudySpec | None, ladders: Sequence[Widen
     scored = selection.reporting()
     if len(selection.pairs) > 1 and study is None:
         found.append(
-            "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
+            "The intervals are not corrected for the number of comparisons: among many, some exclude 0 by luck."
         )
-    found.append(images_note(selection))
+    found.append(images_note(selection, claims))
     smallest = int(scored.groupby(["arm", "stratum"]).size().min()) if len(scored) else 0
     if smallest < 6:
         seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"
-        found.append(f"Some arms have only {seeds}; under six, no comparison can be defended.")
+        found.append(f"Some arms have only {seeds}: with under six, nothing is decided.")
     return found
 
 

@@ -1,0 +1,1 @@
+"""The simulations behind results/reference/verdict-error-rates, which scripts/error_rates.py runs."""
