@@ -120,7 +120,7 @@ def _excess(term: Term) -> tuple[Array, Array]:
     above = scores - scores.mean(axis=1, keepdims=True)
     found = []
     for judge in (votes, scores):
-        best = judge.argmax(axis=2)[:, :, None]
+        best = judge.round(VOTE_DECIMALS).argmax(axis=2)[:, :, None]
         found.append(np.take_along_axis(above, best, axis=2)[:, :, 0].mean(axis=1))
     return found[0], found[1]
 
@@ -135,7 +135,10 @@ def resampling_weights(num_seeds: int) -> Array:
 def same_choice(terms: Sequence[Term]) -> Array:
     """(rows,) the share of resamples of the seeds in which every term chooses the rate that it chose."""
     weights = resampling_weights(terms[0].votes.shape[1])
-    same = [(weights @ term.votes).argmax(axis=2) == chosen_rates(term.votes)[:, None] for term in terms]
+    same = [
+        (weights @ term.votes).round(VOTE_DECIMALS).argmax(axis=2) == chosen_rates(term.votes)[:, None]
+        for term in terms
+    ]
     return np.asarray(np.logical_and.reduce(same).mean(axis=1))
 
 

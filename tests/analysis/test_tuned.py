@@ -1,133 +1,17 @@
-"""Intervals of comparisons whose arms chose a learning rate, recomputed with plain loops and scipy."""
+"""Intervals of arms that chose a learning rate each, recomputed with plain loops and scipy."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
-
 import numpy as np
 import pytest
-from made_up import CHANCE, SEEDS, Ended, Outcome, Run, judged, numbers, selected, study, whole, without
+from by_hand import STRICT, TWO, drawn, effect_of, end_by_hand, flattery, interval, ladder, plausible
+from made_up import CHANCE, SEEDS, Ended, Outcome, Run, judged, numbers, selected, study, without
 from scipy import stats as scipy_stats
 
-from bnexp.analysis.choice import STRICT
-from bnexp.analysis.claims import ClaimVerdict, judge_study, view_of
+from bnexp.analysis.claims import view_of
 from bnexp.analysis.contrasts import Contrast, slope_weights
-from bnexp.analysis.tuned import contrast_at_rate, contrast_with_choice
-from bnexp.analysis.verdicts import Effect, Verdict
-from bnexp.study import StudySpec, study_from_dict
-
-TWO = (0.1, 0.3)
-
-
-class Ladder(NamedTuple):
-    """What one arm in one stratum adds to a weighted sum: (seeds, rates) each."""
-
-    weight: float
-    votes: np.ndarray
-    scores: np.ndarray
-    failed: np.ndarray
-
-
-def drawn(case: int, *, apart: float = 0.0, gains: dict[str, float] | None = None) -> Outcome:
-    """Runs of which validation and test share some luck, at rates that are `apart` in quality."""
-
-    def outcome(run: Run) -> Ended:
-        levels = [round(math.log2(float(str(level)))) for level in run.at]
-        rng = np.random.default_rng([case, *map(ord, run.arm[:2]), round(100 * run.lr), run.seed, *levels])
-        shared, own = rng.normal(0, 0.01, size=2)
-        seed = np.random.default_rng([case, run.seed]).normal(0, 0.02)
-        quality = 0.6 + seed + (gains or {}).get(run.arm, 0.0) + apart * (run.lr == 0.3)
-        test = quality + shared
-        return "finished", {
-            "accuracy": 0.9, "val_accuracy": quality + 0.5 * shared + 0.7 * own, "test_accuracy": test,
-            "generalization_gap": 0.05 + 0.3 * abs(own), "accuracy_precise": test + 0.3 * own,
-        }  # fmt: skip
-
-    return outcome
-
-
-def ladder(
-    outcome: Outcome, arm: str, at: tuple[object, ...] = (), *, weight: float = 1.0, rates: Sequence[float] = TWO,
-    seeds: Sequence[int] = SEEDS, measure: str = "test_accuracy",
-) -> Ladder:  # fmt: skip
-    def read(name: str) -> np.ndarray:
-        ended: Any = [[outcome(Run(arm, lr, seed, at)) for lr in rates] for seed in seeds]
-        return np.array([[how[1][name] if how[0] == "finished" else CHANCE for how in row] for row in ended])
-
-    failed = [[(outcome(Run(arm, lr, seed, at)) or ("", 0))[0] != "finished" for lr in rates] for seed in seeds]
-    return Ladder(weight, read("val_accuracy"), read(measure), np.array(failed))
-
-
-def beaten_p(votes: np.ndarray, chosen: int, other: int) -> float:
-    """One-sided p that the chosen rate is no better on validation than another."""
-    ahead = votes[:, chosen] - votes[:, other]
-    if np.ptp(ahead) < 1e-12:
-        return 1.0 if ahead[0] <= 0 else 0.0
-    return float(scipy_stats.ttest_1samp(ahead, 0, alternative="greater").pvalue)
-
-
-def plausible(votes: np.ndarray, level: float) -> list[int]:
-    chosen = int(votes.mean(axis=0).argmax())
-    return [k for k in range(votes.shape[1]) if k == chosen or beaten_p(votes, chosen, k) > level]
-
-
-def raised(one: Ladder) -> np.ndarray:
-    scores = one.scores.copy()
-    for seed, rate in zip(*np.nonzero(one.failed), strict=True):
-        healthy = one.scores[~one.failed[:, rate], rate]
-        if len(healthy):
-            scores[seed, rate] = max(scores[seed, rate], healthy.mean())
-    return scores
-
-
-def flattery(one: Ladder) -> tuple[float, float]:
-    """By how much resamples flatter the rate that they choose, and the one that looks best in hindsight."""
-    num, rates = one.votes.shape
-    resamples = np.random.default_rng(0).integers(0, num, size=(1000, num))
-    scores = raised(one)
-    usual = [float(np.mean([scores[rows, rate].mean() for rows in resamples])) for rate in range(rates)]
-    chosen, hindsight = [], []
-    for rows in resamples:
-        validated = int(np.argmax([one.votes[rows, rate].mean() for rate in range(rates)]))
-        best = int(np.argmax([scores[rows, rate].mean() for rate in range(rates)]))
-        chosen.append(scores[rows, validated].mean() - usual[validated])
-        hindsight.append(scores[rows, best].mean() - usual[best])
-    return float(np.mean(chosen)), float(np.mean(hindsight))
-
-
-def end_by_hand(ladders: Sequence[Ladder], sign: int, level: float, constant: float = 0.0) -> float:
-    """The lower end, sign 1, or the upper one, −1: the worst of t intervals at every rate that the others may be at."""
-    own = [one.weight * sign > 0 for one in ladders]
-    curse = [flattery(one) for one in ladders]
-    guard = sum(abs(one.weight) * (c[0] if mine else -c[1]) for one, mine, c in zip(ladders, own, curse, strict=True))
-    places = [
-        [int(one.votes.mean(axis=0).argmax())] if mine else plausible(one.votes, STRICT)
-        for one, mine in zip(ladders, own, strict=True)
-    ]
-    ends = []
-    for rates in itertools.product(*places):
-        values = sum(
-            one.weight * (one.scores if mine else raised(one))[:, rate]
-            for one, mine, rate in zip(ladders, own, rates, strict=True)
-        )
-        values = np.asarray(values) - constant
-        half = scipy_stats.t.isf((1 - level) / 2, len(values) - 1) * scipy_stats.sem(values)
-        ends.append(sign * (values.mean() - sign * max(0.0, guard)) - half)
-    return float(sign * min(ends))
-
-
-def effect_of(claim: ClaimVerdict) -> Effect:
-    assert claim.verdict.effect is not None
-    return claim.verdict.effect
-
-
-def interval(effect: Effect) -> tuple[float, float]:
-    return effect.deciding.low, effect.deciding.high
-
+from bnexp.analysis.tuned import contrast_at_rate
+from bnexp.study import StudySpec
 
 # each arm at the best of its ladder
 
@@ -251,10 +135,12 @@ def test_slope_over_levels_is_a_sum_of_arms_in_strata(rates: tuple[float, ...], 
     ]  # fmt: skip
     assert interval(effect_of(claim)) == pytest.approx([end_by_hand(ladders, sign, 0.95) for sign in (1, -1)])
     if len(rates) == 1:
-        signs = {"batch": 1, control: -1} if control else {"batch": 1}
-        found = {(arm, depth): ladder(outcome, arm, (depth,), rates=rates).scores for arm in signs for depth in depths}
-        values = [sum(sign * found[arm, depth][:, 0] for arm, sign in signs.items()) for depth in depths]
-        slopes = [scipy_stats.linregress(x, own).slope for own in np.array(values).T]
+        signs = {"batch": 1.0} | ({control: -1.0} if control else {})
+        gains = [
+            sum(sign * ladder(outcome, arm, (depth,), rates=rates).scores[:, 0] for arm, sign in signs.items())
+            for depth in depths
+        ]
+        slopes = [scipy_stats.linregress(x, line).slope for line in np.transpose(gains)]
         known = scipy_stats.ttest_1samp(slopes, 0).confidence_interval(0.95)
         assert interval(effect_of(claim)) == pytest.approx((known.low, known.high))
 
@@ -334,118 +220,3 @@ def test_a_failed_treatment_does_bury_it() -> None:
         for arm in ("batch", "none")
     ]
     assert outcomes == ["supported", "inconclusive"]
-
-
-# what no rate is chosen for
-
-
-@pytest.mark.parametrize(
-    ("change", "read"),
-    [
-        ({"shape": "ratio", "measure": "test_accuracy", "margin": 1.02},
-         lambda one, other: np.log(one["test_accuracy"] / other["test_accuracy"])),
-        ({"measure": "generalization_gap", "margin": 0.001, "direction": "lower"},
-         lambda one, other: one["generalization_gap"] - other["generalization_gap"]),
-        ({"control_measure": "accuracy_precise", "margin": 0.001},
-         lambda one, other: one["test_accuracy"] - other["accuracy_precise"]),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("case", [1, 2, 6])
-def test_what_no_rate_is_chosen_for_holds_at_every_pair_of_plausible_rates(
-    change: dict[str, Any], read: Callable[[Any, Any], np.ndarray], case: int
-) -> None:
-    rates = (0.1, 0.3, 1.0)
-    outcome = drawn(case, apart=0.004)
-    (claim,) = judged(study(change, rates=rates), outcome)
-    names = ("test_accuracy", "generalization_gap", "accuracy_precise", "val_accuracy")
-    arms = {arm: {name: ladder(outcome, arm, rates=rates, measure=name).scores for name in names}
-            for arm in ("batch", "none")}  # fmt: skip
-    places = {arm: plausible(columns["val_accuracy"], 0.1) for arm, columns in arms.items()}
-    intervals = []
-    for here, there in itertools.product(places["batch"], places["none"]):
-        one, other = (
-            {name: column[:, k] for name, column in arms[arm].items()} for arm, k in (("batch", here), ("none", there))
-        )
-        intervals.append(scipy_stats.ttest_1samp(read(one, other), 0).confidence_interval(0.95))
-    assert len(intervals) > 1
-    assert interval(effect_of(claim)) == pytest.approx((min(i.low for i in intervals), max(i.high for i in intervals)))
-    best = [int(arms[arm]["val_accuracy"].mean(axis=0).argmax()) for arm in ("batch", "none")]
-    own = read(*({name: column[:, k] for name, column in arms[arm].items()}
-                 for arm, k in zip(("batch", "none"), best, strict=True)))  # fmt: skip
-    assert effect_of(claim).deciding.mean == pytest.approx(own.mean())
-
-
-def test_two_measures_of_one_arm_are_read_at_each_rate_that_it_may_be_best_at() -> None:
-    outcome = drawn(4)
-    spec = study({"control": "batch", "control_measure": "accuracy_precise", "direction": "same"}, rates=TWO)
-    (claim,) = judged(spec, outcome)
-    test, precise = (ladder(outcome, "batch", measure=name) for name in ("test_accuracy", "accuracy_precise"))
-    found = [
-        scipy_stats.ttest_rel(test.scores[:, k], precise.scores[:, k]).confidence_interval(0.95)
-        for k in plausible(test.votes, 0.1)
-    ]
-    assert len(found) == 2
-    assert interval(effect_of(claim)) == pytest.approx((min(i.low for i in found), max(i.high for i in found)))
-
-
-# one seed less
-
-
-def brute_force(spec: StudySpec, outcome: Outcome, **options: Any) -> list[Verdict]:
-    """The verdicts of the study without each of its seeds in turn."""
-    found = []
-    for seed in spec.seeds("small"):
-        lacking = selected(spec, without(outcome, lambda run, seed=seed: run.seed == seed))
-        kept = replace(whole(spec), seeds=tuple(other for other in SEEDS if other != seed))
-        (claim,) = judge_study(lacking, spec, declared=kept, **options)
-        found.append(claim.verdict)
-    return found
-
-
-@pytest.mark.parametrize("case", range(5))
-@pytest.mark.parametrize("change", [{}, {"measure": "val_accuracy", "direction": "same"}])
-def test_verdicts_without_a_seed_are_those_of_studies_without_it(case: int, change: dict[str, Any]) -> None:
-    spec = study(change, rates=TWO)
-    outcome = drawn(case, gains={"batch": 0.012 * (case % 3)})
-    (claim,) = judged(spec, outcome)
-    others = brute_force(spec, outcome)
-    assert claim.contrast is not None
-    assert len(claim.contrast.left_out) == len(SEEDS)
-    for ends, verdict in zip(claim.contrast.left_out, others, strict=True):
-        low, high = ends.interval(0.05)
-        assert verdict.effect is not None
-        assert (low[0], high[0]) == pytest.approx((verdict.effect.plain.low, verdict.effect.plain.high))
-    assert effect_of(claim).same_verdict == sum(verdict.outcome == claim.verdict.outcome for verdict in others)
-
-
-def test_one_seed_may_carry_a_verdict() -> None:
-    found = set()
-    for case in range(12):
-        (claim,) = judged(study(rates=TWO), drawn(case, gains={"batch": 0.016}))
-        found.add(effect_of(claim).same_verdict)
-    assert max(number for number in found if number is not None) == len(SEEDS)
-    assert min(number for number in found if number is not None) < len(SEEDS)
-
-
-def test_of_two_seeds_none_can_be_spared() -> None:
-    spec = study(rates=TWO)
-    lacking = selected(spec, without(drawn(0), lambda run: run.seed not in SEEDS[:2]))
-    contrast = contrast_with_choice(view_of(lacking, None), spec.comparisons[0], "")
-    assert (len(contrast.values), contrast.left_out) == (2, ())
-
-
-# studies that were frozen before
-
-
-def test_a_declaration_that_names_tuning_seeds_is_read_and_all_of_its_seeds_report() -> None:
-    spec = study(rates=TWO)
-    frozen = spec.declaration("small") | {
-        "choose": {"factor": "lr", "metric": "val_accuracy", "seeds": list(SEEDS[:2])}
-    }
-    old = study_from_dict(frozen)
-    assert old == spec
-    assert old.seeds("small") == SEEDS
-    outcome = drawn(2)
-    (claim,), (now,) = judged(old, outcome), judged(spec, outcome)
-    assert set(claim.values) == set(SEEDS)
-    assert claim == now
