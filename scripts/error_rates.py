@@ -3,8 +3,8 @@
     python scripts/error_rates.py [PART ...] [--scale 0.1]
 
 Parts: pipeline, limits, sums, procedures, measures, images, splits, fixed-rate, and page, which writes README.md from
-the tables on disk; without a part, all of them. Every table is written row by row into NAME.csv.part and renamed when it is whole.
-Commit first: the page says which commit made it. All parts together take about twenty minutes on one CPU core.
+the tables on disk; without a part, all of them. Every table is written row by row into NAME.csv.part and renamed when
+it is whole. Commit first: the page says which commit made it. All parts together take about 25 minutes on one CPU core.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from bnexp.analysis.choice import Term
 from bnexp.analysis.rule import Rule
-from bnexp.analysis.worlds import TunedStudies, TunedWorld, judge_studies
+from bnexp.analysis.worlds import FAILED_AT, TunedStudies, TunedWorld, judge_studies
 from simulated.tables import MARGIN, Row, arms_of, share, write_rows
 
 RULE = Rule("higher", MARGIN)
@@ -81,10 +81,24 @@ def own_seeds(points: float) -> Change:
     return change
 
 
+def failing(chance: float) -> Change:
+    """Runs fail as often at the best rate as at any other."""
+
+    def change(term: Term, rng: np.random.Generator) -> Term:
+        failed = rng.random(term.votes.shape) < chance
+        votes, scores = (np.where(failed, FAILED_AT, numbers) for numbers in (term.votes, term.scores))
+        return Term(term.weight, votes, scores, failed)
+
+    return change
+
+
 CASES: dict[str, Change] = {
     "none": lambda term, rng: term,
     "accuracies of few images": coarse,
     "a seed moves all rates of an arm by 1 point": own_seeds(1.0),
+    "3 % of the runs fail, at every rate": failing(0.03),
+    "10 % of the runs fail, at every rate": failing(0.1),
+    "30 % of the runs fail, at every rate": failing(0.3),
     "validation favours rates by 0.3 points": biased(0.3),
     "validation favours rates by 0.6 points": biased(0.6),
     "validation favours rates by 1.2 points": biased(1.2),
