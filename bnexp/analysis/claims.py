@@ -33,7 +33,7 @@ STATISTICS = ("precise", "batch")  # what a trained network can be evaluated wit
 
 @dataclass(frozen=True)
 class Reading:
-    """Another way to read a comparison: at one learning rate, other statistics, on these images, from a poor init."""
+    """Another way to read a comparison: one rate for both arms, other statistics, these images alone, a poor init."""
 
     kind: Literal["learning rate", "statistics", "images", "init"]
     value: float | str

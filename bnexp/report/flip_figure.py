@@ -128,13 +128,18 @@ def _frame(
         if claim is not None and claim.reading_of:
             label.set(color=GREY, style="italic")
     words = ["own best\nrate", *(f"{r.value:g}" if isinstance(r.value, float) else r.value for r in columns)]
+    words = [word.replace("these test images", "these test\nimages") for word in words]
     axis.set_xticks([0, *places], words)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.grid(visible=False)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    heads = {"learning rate": "both arms at this learning rate", "statistics": "evaluated with\nthese statistics"}
+    heads = {
+        "learning rate": "both arms at this learning rate",
+        "statistics": "evaluated with\nthese statistics",
+        "images": "for new seeds on",
+    }
     for kind, head in heads.items():
         own = [x for x, reading in zip(places, columns, strict=True) if reading.kind == kind]
         if own:

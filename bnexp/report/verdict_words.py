@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from bnexp.analysis.claims import STATISTICS, ClaimVerdict, Reading, rule_of, with_other_inits
+from bnexp.analysis.claims import STATISTICS, THESE_IMAGES, ClaimVerdict, Reading, rule_of, with_other_inits
 from bnexp.analysis.flips import Survival, answer_of, answers, survival
 from bnexp.analysis.outside import outside_equal_rates
 from bnexp.analysis.rule import Decision
@@ -79,11 +79,14 @@ def reading_columns(claims: Sequence[ClaimVerdict]) -> list[Reading]:
     """Every reading that has a column: learning rates ascending, then statistics; inits have rows of their own."""
     found = {reading for claim in with_other_inits(claims) for reading in claim.readings}
     rates = sorted((r for r in found if r.kind == "learning rate"), key=lambda reading: float(reading.value))
-    return [*rates, *(r for value in STATISTICS if (r := Reading("statistics", value)) in found)]
+    others = [*(Reading("statistics", value) for value in STATISTICS), Reading("images", THESE_IMAGES)]
+    return [*rates, *(reading for reading in others if reading in found)]
 
 
 def column_title(reading: Reading) -> str:
     """`both at 0.1`, `precise statistics`."""
+    if reading.kind == "images":
+        return f"{reading.value} alone"
     return f"both at {reading.value:g}" if reading.kind == "learning rate" else f"{reading.value} statistics"
 
 
@@ -148,7 +151,7 @@ def survival_words(claim: ClaimVerdict) -> str:
     rates, says_something = survival(claim, "learning rate"), own != "inconclusive"
     parts = [_at_rates(rates, says_something=says_something)] if rates.num else []
     turn = "flips to " if says_something else ""
-    for kind, what in (("statistics", "{} statistics"), ("init", "init {}")):
+    for kind, what in (("statistics", "{} statistics"), ("images", "{} alone"), ("init", "init {}")):
         found = survival(claim, kind)
         told = [(word, values) for word, values in (("holds", found.survives), ("left open", found.open)) if values]
         parts += [f"{word} with {what.format(' and '.join(map(str, values)))}" for word, values in told]
@@ -199,6 +202,7 @@ def _otherwise(claim: ClaimVerdict) -> list[str]:
     for kind, opening, at in (
         ("learning rate", "With one learning rate for all arms", "at"),
         ("statistics", "Evaluated with other statistics", "with"),
+        ("images", "For new seeds alone", "on"),
     ):
         values: dict[str, list[str]] = {}
         for reading, verdict in claim.readings.items():
