@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import Test, seeds_needed
+from bnexp.analysis.power import MOST_SEEDS, Test, seeds_needed
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Ends, Evidence, Rule, decide, weigh
 from bnexp.analysis.significance import holm
 from bnexp.analysis.stats import Estimate, mean_interval
@@ -283,7 +283,8 @@ def _outcome_at(ends: Ends, rule: Rule, steps: Mapping[Kind, int]) -> str:
 def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seeds | None:
     """The seeds of a new study that would settle it; None where a single pair shows no spread.
 
-    Planned with the half-width of the plain interval, in which the choice of rates and the images have their part.
+    Planned with the half-width of the plain interval, in which the choice of rates and the images have their part; of
+    that part, more seeds make only what is not the images' smaller.
     """
     rule, num_pairs = case.rule, len(case.contrast.values)
     if num_pairs < 2:
@@ -292,12 +293,36 @@ def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seed
     if weak is None:
         return Seeds(None, decision)
     family = max(1, steps["equivalence" if test == "equivalence" or test == "non-inferiority" else "size"])
-    sd = max(effect.sd, _effective_sd(case, effect))
     # the interval that decides is a 1 − alpha one on both sides, and those tests are one-sided
     alpha = rule.alpha if test == "difference" else rule.alpha / 2
     margin, mean = (0.0, room) if test == "difference" else (rule.margin, weak)
-    num = seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
-    return Seeds(None if num is None else max(num, num_pairs + 1, MIN_PAIRS), decision)
+    fixed = _fixed_variance(case.contrast, effect)
+    moving = max(effect.sd**2, _effective_sd(case, effect) ** 2 - num_pairs * fixed)
+
+    def asked(num: int) -> int | None:
+        """What seeds are needed where the spread is as it would be with this many."""
+        sd = math.sqrt(moving + num * fixed)
+        return seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
+
+    found = _fewest(lambda num: (need := asked(num)) is not None and need <= num) if fixed else asked(num_pairs)
+    return Seeds(None if found is None else max(found, num_pairs + 1, MIN_PAIRS), decision)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The fewest seeds that are enough, where more always are; None where the most that are planned are not."""
+    if not enough(MOST_SEEDS):
+        return None
+    low, high = MIN_PAIRS - 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _fixed_variance(contrast: Contrast, effect: Effect) -> float:
+    """The part of the variance of the mean that more seeds leave as it is: of test images, of splits that overlap."""
+    of_splits = (contrast.overlap**2 - 1) * effect.sd**2 / len(contrast.values)
+    return of_splits + (contrast.crossed.images if contrast.crossed else 0.0)
 
 
 def _effective_sd(case: Comparison, effect: Effect) -> float:

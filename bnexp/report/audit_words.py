@@ -172,13 +172,14 @@ def error_rate_words(rate: ErrorRate) -> list[str]:
         return []
     num = rate.num_studies
     return [
-        "Each study allows an error of 5 % for all its comparisons together. If there were no difference to find in "
-        f"any of these {num} studies, up to {rate.expected:.1f} of them would still find one on average. The chance "
-        f"of at least one such error would be up to {100 * rate.at_least_one:.0f} % if the studies were independent "
-        "(some share runs). The same holds for findings that a difference is too small to matter.",
+        "Each study allows an error of 5 % over all its comparisons together, for each kind of finding: a "
+        f"difference, one that matters, one too small to matter. If there were no difference in any of these {num} "
+        f"studies, up to {rate.expected:.1f} of them would still find one on average. The chance of at least one "
+        f"such error would be up to {100 * rate.at_least_one:.0f} % if the studies were independent (some share "
+        "runs).",
         f"{rate.num_standing} of {count(rate.num_decided, 'verdict')} would stand if all {num} studies were one "
-        f"family: their p values, corrected within the study and multiplied by {num} (Bonferroni), are still small "
-        "enough. Inconclusive verdicts are not counted.",
+        f"family: their p values, corrected within the study and multiplied by {num} (Bonferroni), are still at most "
+        "5 %. Inconclusive verdicts are not counted.",
     ]
 
 

@@ -96,9 +96,10 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
         axes[0].set_ylim(max(low, -2.0), min(high, 102.0))
     label_outer(axes, x="", y=metric.label)
     caption = (
-        f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
-        f"Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % t "
-        f"interval; ×: diverged or collapsed (scored at chance), counted in the mean.{panel_note(selection)}"
+        f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning "
+        f"rate. Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % "
+        "interval over seeds alone; ×: diverged or collapsed (scored at chance), counted in the "
+        f"mean.{panel_note(selection)}"
     )
     return figure, caption
 

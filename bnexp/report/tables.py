@@ -88,7 +88,13 @@ def arms_table(selection: Selection) -> Table:
                 {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}{end}", "n": str(len(cell)),
                  metric.label: _interval(estimate, metric), "diverged or collapsed": unhealthy}
             )  # fmt: skip
-    return table_of("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)
+    return table_of(
+        "arms",
+        "Final results, each arm at its own best learning rate, with 95 % intervals over seeds alone",
+        exact,
+        shown,
+        selection,
+    )
 
 
 def possible(estimate: Estimate, metric: Metric) -> Estimate:

@@ -16,7 +16,7 @@ from bnexp.comparison import FACTORS, Comparison
 from bnexp.metrics import NEEDS_TARGET, metric_of
 from bnexp.report.effect_words import OF_FAILURES, claimed, compared, reference_words, scale_of
 from bnexp.report.tables import Rows, Table, table_of
-from bnexp.report.words import count, covers
+from bnexp.report.words import NEW_IMAGES, count, covers
 
 TITLE = "Verdicts, each arm at its own best learning rate, with the interval that decided"
 FLIPS_TITLE = (
@@ -353,11 +353,13 @@ def _outside(claim: ClaimVerdict) -> list[str]:
 def _needed(claim: ClaimVerdict) -> str:
     needed = claim.verdict.needed
     assert needed is not None
+    if_so = "If the true mean and spread are these"
+    on_images = ", on as many test images," if covers(claim) == NEW_IMAGES else ""
     if needed.num_pairs is None:
-        return "If the true mean and spread are these, not even a new study of 1,000 seeds would settle it."
+        return f"{if_so}, not even a new study of 1,000 seeds{on_images} would settle it."
     return (
-        f"If the true mean and spread are these, a new study of about {count(needed.num_pairs, 'seed')} would settle "
-        f"it as {needed.decision}, with a chance of 80 %."
+        f"{if_so}, a new study of about {count(needed.num_pairs, 'seed')}{on_images} would settle it as "
+        f"{needed.decision}, with a chance of 80 %."
     )
 
 

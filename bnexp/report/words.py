@@ -122,9 +122,10 @@ def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = No
         claims: the verdicts of a study, each of which knows; None: of a report of every run.
     """
     images = selection.images
+    whose = "The intervals of differences" if claims is None else "The intervals of the verdicts"
     if images is not None and images.per_seed:
         return (
-            "Each seed drew its own training, validation and test images. The intervals are for new seeds and new "
+            f"Each seed drew its own training, validation and test images. {whose} are for new seeds and new "
             "splits of data like these. They are wider than for seeds alone, because the splits share images "
             "(Nadeau & Bengio 2003)."
         )
@@ -135,7 +136,7 @@ def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = No
         kept = images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None
         num_new, num = (1, 1) if kept else (0, 1)
     if num_new and num_new == num:
-        return "The intervals are for new seeds and new test images like these, not for another split of the data."
+        return f"{whose} are for new seeds and new test images like these, not for another split of the data."
     if num_new:
         return (
             f"In {num_new} of {count(num, 'comparison')} the interval is for new seeds and new test images like "
@@ -144,7 +145,7 @@ def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = No
             "the data."
         )
     return (
-        "The intervals show how much seeds vary, on this test set and this split of the data. They say nothing about "
+        f"{whose} show how much seeds vary, on this test set and this split of the data. They say nothing about "
         "other images."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -241,8 +242,19 @@ def test_images_make_the_interval_wider_and_one_run_without_them_does_not(tmp_pa
         assert pd.isna(rows[name]["sd_of_mean_images"])
         assert "on this test set and this split of the data. They say nothing about other images." in told[name][1]
         assert "new test images like these" not in told[name][1]
-    assert "The intervals are for new seeds and new test images like these" in told["with"][1]
+    assert "The intervals of the verdicts are for new seeds and new test images like these" in told["with"][1]
     assert "on this test set" not in told["with"][1]
+
+
+def test_more_seeds_do_not_make_up_for_few_images(tmp_path: Path, report: Any) -> None:
+    """With 200 images the interval stays wider than what is left to the margin, however many seeds there are."""
+    few, printed = report(plant(tmp_path / "few", {"relu": 0.02}, images=200))
+    (row,) = few.to_dict("records")
+    assert row["verdict"] == "inconclusive"
+    assert 1.96 * row["sd_of_mean_images"] > row["mean"] - MARGIN
+    assert "not even a new study of 1,000 seeds, on as many test images, would settle it" in printed
+    seeds_alone = report(plant(tmp_path / "alone", {"relu": 0.03}, sd=0.02))[1]
+    assert re.search(r"a new study of about \d+ seeds would settle it as supported", seeds_alone)
 
 
 def test_images_that_one_stratum_lacks_are_said_by_count(tmp_path: Path, report: Any) -> None:
