@@ -21,7 +21,8 @@ from bnexp.identity import canonical_json
 
 NAME = "ledger.jsonl"
 LOCK_SECONDS = 300.0  # another process holds the lock for one short write
-THRESHOLDS = ("margin", "target", "within", "least")  # of a comparison: how much, and not what, is asked
+# of a comparison: how much, on which side, and in which part, and not what is asked
+THRESHOLDS = ("margin", "target", "within", "least", "direction", "role")
 GROWING = ("started", "attempts", "command")  # of study.json: what another train command may add to or replace
 
 Append = Callable[..., None]

@@ -11,6 +11,12 @@ off: validation and test of a run share its luck, so the chosen rate looks bette
 chosen rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight
 gains in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
 
+**Failures.** A run that diverges scores chance, far below the others. Where an arm chose a rate at which few or no runs
+failed, and more failed at another rate that is as good on validation, that may be luck: its end must hold at that other
+rate too, which is valid because the best rate is no worse than any. Where it is the arm to be beaten, its failures are
+raised (`Term.raised`), so that one failed run does not bury what the other seeds say. A chance of failing that shows in
+no run at all is in no interval.
+
 Where the measure is not what a rate is chosen for (a gap, a time, a drift), no order of rates helps: there the interval
 holds for every pair of rates that validation cannot tell from the best.
 
@@ -21,6 +27,7 @@ Efron & Tibshirani 1993, "An introduction to the bootstrap", on optimism.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -60,7 +67,7 @@ class Term:
 
     @cached_property
     def raised(self) -> Array:
-        """The scores with each failed one raised to the mean of its rate's healthy ones; none where all have failed.
+        """The scores with each failed one raised to the mean of its rate's healthy ones, where half are healthy.
 
         Where an arm is the one to be beaten, a number that is too high only makes that harder, and so keeps an end
         valid. Its failures then no longer stretch the interval on the side where they speak for the other arm.
@@ -68,7 +75,7 @@ class Term:
         healthy = ~self.failed
         count = healthy.sum(axis=1, keepdims=True)
         mean = np.where(healthy, self.scores, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-        return np.where(self.failed & (count > 0), np.maximum(mean, self.scores), self.scores)
+        return np.where(self.failed & (2 * count >= healthy.shape[1]), np.maximum(mean, self.scores), self.scores)
 
 
 @dataclass(frozen=True)
@@ -84,18 +91,19 @@ def chosen_rates(votes: Array) -> NDArray[np.int64]:
     return np.asarray(votes.mean(axis=1).round(VOTE_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
-def plausible_rates(votes: Array, level: float) -> NDArray[np.bool_]:
+def plausible_rates(votes: Array, level: float, *, widen: float = 1.0) -> NDArray[np.bool_]:
     """(rows, rates) whether the chosen rate does not beat it on validation, by a paired t test at this one-sided level.
 
     Args:
         votes: (rows, seeds, rates); with a single seed every rate is plausible.
+        widen: what standard errors are multiplied by, for splits that share their images.
     """
     rows, num_seeds, num_rates = votes.shape
     if num_seeds < 2:
         return np.ones((rows, num_rates), dtype=np.bool_)
     ahead = np.take_along_axis(votes, chosen_rates(votes)[:, None, None], axis=2) - votes
     mean, error, _ = mean_and_error(np.moveaxis(ahead, 1, 2))
-    return np.asarray(above_p(mean, error, np.array(num_seeds - 1.0), 0.0) > level)
+    return np.asarray(above_p(mean, widen * error, np.array(num_seeds - 1.0), 0.0) > level)
 
 
 def guards_of(terms: Sequence[Term]) -> Guards:
@@ -148,6 +156,7 @@ def ends_of_choice(
     failed: NDArray[np.bool_],
     constant: float = 0.0,
     spread: Callable[[Rates, Array], Spread] | None = None,
+    widen: float = 1.0,
 ) -> tuple[Ends, list[Rates], list[Rates]]:
     """The ends of Σ weight · (an arm at its best rate) − constant.
 
@@ -156,6 +165,7 @@ def ends_of_choice(
         failed: (rows,) whether a failed run is behind any number of a row at the chosen rates.
         spread: from the rates of each term and the numbers there, (1, n), to their spread; for one row. None: over
             seeds alone.
+        widen: what is multiplied by it because splits share images: the luck of the choice, and errors on validation.
 
     Returns:
         The ends, and the rates that each reading of the lower and of the upper one is at; of the first row.
@@ -163,8 +173,8 @@ def ends_of_choice(
     chosen = [chosen_rates(term.votes) for term in terms]
     own = _sum(terms, [term.scores for term in terms], chosen) - constant
     guards = guards_of(terms)
-    lower, low_values, low_rates = _end(terms, chosen, 1, constant, guards.lower, spread)
-    upper, high_values, high_rates = _end(terms, chosen, -1, constant, guards.upper, spread)
+    lower, low_values, low_rates = _end(terms, chosen, 1, constant, widen * guards.lower, spread, widen)
+    upper, high_values, high_rates = _end(terms, chosen, -1, constant, widen * guards.upper, spread, widen)
     ends = Ends(own.mean(axis=1), lower, upper, failed | coarse(own), low_values, high_values)
     return ends, low_rates, high_rates
 
@@ -176,18 +186,24 @@ def _end(
     constant: float,
     guard: Array,
     spread: Callable[[Rates, Array], Spread] | None,
+    widen: float,
 ) -> tuple[Spread, Array, list[Rates]]:
-    """One end: terms on its side (weight · sign > 0) are at their chosen rates, all others at every plausible one."""
+    """One end: terms on its side (weight · sign > 0) are at their chosen rates, all others at every plausible one.
+
+    A term on its side is also at plausible rates at which more runs failed than at the chosen one.
+    """
     rows = len(terms[0].votes)
-    allowed = [plausible_rates(term.votes, STRICT) for term in terms]
-    choices = [
-        [None] if term.weight * sign > 0 else list(np.flatnonzero(mask.any(axis=0)))
-        for term, mask in zip(terms, allowed, strict=True)
+    own_side = [term.weight * sign > 0 for term in terms]
+    allowed = [
+        plausible_rates(term.votes, STRICT, widen=widen) & (_more_failed(term, own) if mine else True)
+        for term, own, mine in zip(terms, chosen, own_side, strict=True)
     ]
-    scores = [term.scores if term.weight * sign > 0 else term.raised for term in terms]
-    combinations = list(product(*choices))
-    if len(combinations) > MOST_READINGS:
-        raise ValueError(f"{len(combinations)} combinations of learning rates are too many to read")
+    choices: list[list[int | None]] = [
+        [*([None] if mine else []), *(int(place) for place in np.flatnonzero(mask.any(axis=0)))]
+        for mask, mine in zip(allowed, own_side, strict=True)
+    ]
+    scores = [term.scores if mine else term.raised for term, mine in zip(terms, own_side, strict=True)]
+    combinations = _combinations(terms, scores, choices, sign)
     means, errors, degrees, numbers, rates = [], [], [], [], []
     for combination in combinations:
         places = [
@@ -213,6 +229,29 @@ def _end(
         rates.append(at)
     stacked = Spread(np.stack(means, 1), np.stack(errors, 1), np.stack(degrees, 1))
     return stacked, np.stack(numbers, 1), rates
+
+
+def _more_failed(term: Term, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(rows, rates) whether more runs failed there than at the chosen rate."""
+    failures = term.failed.sum(axis=1)
+    return np.asarray(failures > np.take_along_axis(failures, chosen[:, None], axis=1))
+
+
+def _combinations(
+    terms: Sequence[Term], scores: Sequence[Array], choices: Sequence[list[int | None]], sign: int
+) -> list[tuple[int | None, ...]]:
+    """Every combination of rates; of too many, those that differ in one term from the one with the farthest mean.
+
+    The mean of a sum is farthest where each term is at its own farthest rate; only its error depends on all of them.
+    """
+    if math.prod(len(own) for own in choices) <= MOST_READINGS:
+        return list(product(*choices))
+    farthest: list[int | None] = []
+    for term, own_scores, own in zip(terms, scores, choices, strict=True):
+        pull = sign * term.weight * own_scores.mean(axis=(0, 1))
+        farthest.append(min(own, key=lambda place: -math.inf if place is None else float(pull[place])))
+    changed = [(*farthest[:k], place, *farthest[k + 1 :]) for k, own in enumerate(choices) for place in own]
+    return list(dict.fromkeys([tuple(farthest), *changed]))
 
 
 def _sum(terms: Sequence[Term], scores: Sequence[Array], places: Sequence[NDArray[np.int64]]) -> Array:

@@ -75,6 +75,7 @@ class Choice:
         same: the share of resamples of the seeds in which every cell chooses the rate that it chose.
         lower_at, upper_at: cell -> its rate where the lower and the upper end are farthest; empty where every
             combination of plausible rates was read.
+        partial: there were too many combinations, and in each that was read one cell alone is not at its chosen rate.
     """
 
     chosen: Mapping[tuple[str, str], float]
@@ -82,6 +83,7 @@ class Choice:
     same: float
     lower_at: Mapping[tuple[str, str], float]
     upper_at: Mapping[tuple[str, str], float]
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from bnexp.records import RunRecord
 from bnexp.store import Store
 
 UNHEALTHY = ("diverged", "collapsed")
+WORST = -1e9  # the vote of a run that has no value to vote with
 
 
 @dataclass(frozen=True)

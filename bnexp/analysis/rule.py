@@ -111,8 +111,8 @@ class Ends:
 def _side(spread: Spread, values: Array, guarded: NDArray[np.bool_], least: float, only_below: float) -> Array:
     p = above_p(spread.mean, spread.error, spread.degrees, least).max(axis=1)
     for row in np.flatnonzero(guarded & (p <= only_below)):
-        read = values[row][np.isfinite(values[row]).all(axis=1)]
-        p[row] = max(p[row], *(sign_flip_above_p(one, least) for one in read))
+        read = (one[np.isfinite(one)] for one in values[row])
+        p[row] = max(p[row], *(sign_flip_above_p(one, least) for one in read if len(one)))
     return np.asarray(p)
 
 
@@ -132,12 +132,13 @@ def ends_of_readings(own: Array, readings: Array, *, failed: bool, widen: float 
 
     Args:
         own: (1, n) the reading that is the estimate.
-        readings: (1, readings, n), it among them.
+        readings: (1, readings, n), it among them; nan where a reading lacks a seed, which then has no part in it.
         failed: whether a failed or censored run is behind any number.
         widen: what standard errors are multiplied by.
     """
-    mean, error, num = mean_and_error(readings)
-    spread = Spread(mean, error * widen, np.full(mean.shape, num - 1.0))
+    parts = [mean_and_error(one[np.isfinite(one)]) for one in readings[0]]
+    mean, error, num = (np.array([[part[field] for part in parts]], dtype=np.float64) for field in range(3))
+    spread = Spread(mean, error * widen, num - 1.0)
     guarded = coarse(own) | failed
     return Ends(own.mean(axis=-1), spread, spread, guarded, readings, readings)
 

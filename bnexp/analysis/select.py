@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from bnexp.analysis.frame import UNHEALTHY, config_keys, score
+from bnexp.analysis.frame import UNHEALTHY, WORST, config_keys, score
 from bnexp.analysis.stats import VOTE_DECIMALS, largest_healthy
 from bnexp.analysis.test_images import TestImages
 from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
 
 NO_NORM = "no norm"
-WORST = -1e9  # the vote of a run that has no value to vote with
 # names say more than numbers: where one key follows from another, the one named first here stands for both
 FIRST_KEYS = ("data.name", "model.name", "model.activation", "model.init", "model.depth", "model.width", "optim.name")
 
@@ -37,6 +36,7 @@ class Selection:
         fixed: key -> value that all runs share, for captions.
         places: stratum -> key -> value: what its label says in words.
         images: what every run predicted for every test image, where that was kept.
+        chooser: the metric that chooses learning rates.
     """
 
     runs: pd.DataFrame
@@ -51,6 +51,7 @@ class Selection:
     fixed: dict[str, object] = field(default_factory=dict)
     places: dict[str, dict[str, object]] = field(default_factory=dict)
     images: TestImages | None = None
+    chooser: str = "val_accuracy"
 
     def groups(self, over: str | None) -> dict[str, list[str]]:
         """Label without what a comparison goes over -> the strata that differ in nothing else, in their order."""
@@ -131,6 +132,7 @@ def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Seque
         confounded=() if study else confounded,
         fixed={key: runs[key].iloc[0] for key in keys if key not in varying},
         places=places,
+        chooser=chooser,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY
@@ -27,13 +29,27 @@ class TestImages:
     per_seed: bool
     _read: dict[tuple[str, ...], Array | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def overlap(self) -> float:
-        """`test / train` images where every seed draws its own split; 0 where all seeds share one."""
+        """`test / train` images where every seed draws its own split, the largest of any run; 0 where all share one.
+
+        Where no run kept its predictions the sizes are not known, and 1 is taken, as if half of the images were tested.
+        """
         if not self.per_seed:
             return 0.0
         kept = (self.store.predictions(run_id) for run_id in self.data_of)
-        return next((len(own.predicted) / own.num_train for own in kept if own is not None), 0.0)
+        return max((len(own.predicted) / own.num_train for own in kept if own is not None), default=1.0)
+
+    def are_same(self, run_ids: Sequence[str]) -> bool:
+        """Whether runs, of which all have predictions or lend them, were asked about the same test images."""
+        kept = [own for own in map(self.store.predictions, run_ids) if own is not None]
+        return all(
+            np.array_equal(own.image, kept[0].image) and np.array_equal(own.label, kept[0].label) for own in kept
+        )
+
+    def is_whole(self, run_ids: Sequence[str]) -> bool:
+        """Whether all of these runs kept their predictions, but those that failed and have none."""
+        return all(run_id in self.failed or self.store.predictions(run_id) is not None for run_id in run_ids)
 
     def scores(self, run_ids: Sequence[str]) -> Array | None:
         """(runs, images) 1 where a run was right and 0 where it was wrong; None where any prediction is missing."""

@@ -32,7 +32,8 @@ from bnexp.errors import StoreError
 # measures that a learning rate is chosen for: an arm's best rate is where they are highest
 CHOSEN_FOR = ("test_accuracy", "val_accuracy", *ACCURACIES)
 OF_IMAGES = "test_accuracy"
-MOST_PAIRS = 256
+MOST_IMAGES_OFF = 2.5  # of predictions that were made again from weights, by rounding
+MOST_PAIRS = 1_024
 Cell = tuple[str, str]  # arm, stratum
 
 
@@ -57,7 +58,7 @@ class _Table:
 def contrast_with_choice(view: View, comparison: Comparison, group: str) -> Contrast:
     """The per-seed numbers of a comparison at the chosen rates, with ends that hold for what could have been chosen."""
     contrast = contrast_of(view, comparison, group)
-    if len(contrast.values) < 2 or contrast.missing or contrast.undefined:
+    if len(contrast.values) < 2:
         return contrast
     parts = _parts(view, comparison, group)
     if parts is not None:
@@ -70,7 +71,7 @@ def contrast_with_choice(view: View, comparison: Comparison, group: str) -> Cont
 def contrast_at_rate(view: View, comparison: Comparison, group: str, lr: float) -> Contrast:
     """The per-seed numbers with every arm at one learning rate: nothing is chosen."""
     contrast = contrast_of(replace(view, runs=view.ladder[view.ladder["lr"] == lr]), comparison, group)
-    if len(contrast.values) < 2 or contrast.missing or contrast.undefined:
+    if len(contrast.values) < 2:
         return contrast
     parts = _parts(view, comparison, group)
     if parts is None:
@@ -80,7 +81,8 @@ def contrast_at_rate(view: View, comparison: Comparison, group: str, lr: float) 
 
 def _parts(view: View, comparison: Comparison, group: str) -> list[_Part] | None:
     """A comparison as a weighted sum of arms, each at its own best rate; None where it is no such sum."""
-    if comparison.measure not in CHOSEN_FOR or comparison.control_measure is not None:
+    chosen_for = view.selection.chooser in CHOSEN_FOR
+    if not chosen_for or comparison.measure not in CHOSEN_FOR or comparison.control_measure is not None:
         return None
     one, other = comparison.treatment, comparison.control
     match comparison.shape:
@@ -127,7 +129,9 @@ def _of_sum(
             for part, t in zip(parts, tables, strict=True)
         ]
         spread = _spread_of(view, parts, terms, images, kept)
-        return (*ends_of_choice(terms, failed=failed, constant=constant, spread=spread), terms)
+        widen = overlap_factor(view.overlap, len(kept))
+        found = ends_of_choice(terms, failed=failed, constant=constant, spread=spread, widen=widen)
+        return (*found, terms)
 
     every = np.arange(len(seeds))
     whole, low, high, terms = ends(every)
@@ -203,7 +207,11 @@ def _images(view: View, comparison: Comparison, tables: Sequence[_Table]) -> lis
         if scores is None or np.isnan(scores).any():
             return None
         found.append(scores.reshape(len(table.rates), len(table.scores), -1))
-    return found if len({one.shape[2] for one in found}) == 1 and found[0].shape[2] > 1 else None
+        scored = found[-1].mean(axis=2).T
+        if np.abs(scored - table.scores).max() > MOST_IMAGES_OFF / found[-1].shape[2]:
+            return None  # these are not the predictions of which the accuracy was recorded
+    same = known.are_same([str(table.run_ids[0, 0]) for table in tables])
+    return found if same and found[0].shape[2] > 1 else None
 
 
 def _spread_of(
@@ -247,23 +255,25 @@ def _of_every_pair(view: View, comparison: Comparison, group: str, contrast: Con
     tables = {cell: table for cell, table in tables.items() if not table.empty}
     plausible = {}
     for cell, votes in tables.items():
-        mask = plausible_rates(votes.to_numpy()[None], LOOSE)[0]
+        widen = overlap_factor(view.overlap, len(seeds))
+        mask = plausible_rates(votes.to_numpy()[None], LOOSE, widen=widen)[0]
         plausible[cell] = tuple(float(lr) for lr, kept in zip(votes.columns, mask, strict=True) if kept)
     chosen = {cell: view.selection.best_lr[cell] for cell in tables}
     readings = [contrast]
-    for other in _assignments(chosen, {cell: _distinct(view, comparison, cell, plausible[cell], chosen[cell])
-                                       for cell in tables}):  # fmt: skip
+    rates = {cell: _distinct(view, comparison, cell, plausible[cell], chosen[cell]) for cell in tables}
+    partial = math.prod(len(own) for own in rates.values()) > MOST_PAIRS
+    for other in _assignments(chosen, rates):
         places = zip(view.ladder["arm"], view.ladder["stratum"], view.ladder["lr"], strict=True)
         runs = view.ladder[[other.get((arm, stratum)) == lr for arm, stratum, lr in places]]
         read = contrast_of(replace(view, runs=runs), comparison, group)
-        if set(seeds) <= set(read.values):
+        if len(set(seeds) & set(read.values)) >= 2:  # a seed without a value there has no part in this reading
             readings.append(read)
     terms = [Term(1.0, table.to_numpy()[None], table.to_numpy()[None], np.zeros((1, *table.shape), bool))
              for table in tables.values()]  # fmt: skip
     several = any(table.shape[1] > 1 for table in tables.values())
     return replace(
         _of_readings(view, contrast, readings),
-        choice=Choice(chosen, plausible, float(same_choice(terms)[0]), {}, {}) if several else None,
+        choice=Choice(chosen, plausible, float(same_choice(terms)[0]), {}, {}, partial) if several else None,
     )
 
 
@@ -271,7 +281,7 @@ def _of_readings(view: View, contrast: Contrast, readings: Sequence[Contrast]) -
     """The contrast with ends that hold in all of these readings, and at the bounds of each."""
     seeds = list(contrast.values)
     numbers = np.array(
-        [[values[seed] for seed in seeds] for read in readings for values in (read.values, *read.bounds)]
+        [[values.get(seed, math.nan) for seed in seeds] for read in readings for values in (read.values, *read.bounds)]
     )
     own = np.array([[contrast.values[seed] for seed in seeds]])
     failed = any(bool(read.failed) for read in readings)

@@ -245,7 +245,7 @@ def _effect(
         failures=contrast.failures,
         healthy=mean_interval(healthy, confidence=1 - alpha) if contrast.failed and healthy else None,
         above=float((values > 0).mean() + (values == 0).mean() / 2),
-        same_verdict=_same_verdict(case, outcome, steps) if contrast.left_out else None,
+        same_verdict=_same_verdict(case, outcome, steps) if contrast.left_out and len(values) > MIN_PAIRS else None,
     )
 
 

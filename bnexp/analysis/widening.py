@@ -17,12 +17,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bnexp.analysis.frame import UNHEALTHY, load_frame, score
+from bnexp.analysis.frame import UNHEALTHY, WORST, load_frame, score
 from bnexp.analysis.stats import HEALTHY_SHARE, VOTE_DECIMALS
 from bnexp.metrics import METRICS
 from bnexp.store import Store
 
-WORST = -1e9  # the vote of a run that has no value to vote with, as in `select`
 Side = Literal["smallest", "largest"]
 Ids = Mapping[str, Mapping[float, Sequence[str]]]  # arm -> learning rate -> run ids, one a seed in the study's order
 

@@ -47,7 +47,7 @@ class Integrity:
     def reason(self) -> str:
         """Why no verdict can be believed, in a phrase; empty where nothing was altered."""
         if self.altered_runs:
-            return "run records were changed after they were written"
+            return "files of its runs were changed after they were written"
         if self.altered_declaration:
             return "study.json was changed after it was frozen"
         return "study.json lists runs under the wrong arm" if self.misplaced_arms else ""
@@ -61,9 +61,10 @@ class Integrity:
         """What a reader must know, the worst first."""
         told = []
         if self.altered_runs:
-            records, they = ("record was", "it was") if len(self.altered_runs) == 1 else ("records were", "they were")
+            one = len(self.altered_runs) == 1
+            runs, they = ("1 run was", "it was") if one else (f"{len(self.altered_runs)} runs were", "they were")
             told.append(
-                f"Altered: {len(self.altered_runs)} run {records} changed after {they} written: "
+                f"Altered: files of {runs} changed, added or removed after {they} written: "
                 f"{_named(self.altered_runs)}; no verdict is given."
             )
         if self.altered_declaration:
@@ -174,8 +175,11 @@ def _check_runs(store: Store, run_ids: Iterable[str], ledger: Ledger) -> tuple[t
 
 
 def _matches(event: Mapping[str, Any], digests: Mapping[str, str]) -> bool:
+    """Whether a run's files are those that the ledger knows, and no others; of a run that failed it knows none."""
     files = event.get("files", {})
-    return event.get("sha256") == digests.get(RECORD) and all(digests.get(file) == files[file] for file in files)
+    if event.get("sha256") != digests.get(RECORD):
+        return False
+    return not files or files == {name: digest for name, digest in digests.items() if name != RECORD}
 
 
 def _is_locked(store: Store, run_id: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bnexp.errors import StoreError
 from bnexp.folders import known_folders
-from bnexp.ledger import Ledger, claim_key, read_study_events, study_event
+from bnexp.ledger import Ledger, read_study_events, study_event
 from bnexp.report.effect_words import scale_of
 from bnexp.store import Store
 from bnexp.study import StudySpec
@@ -34,17 +34,16 @@ class Try:
 
 def other_tries(store: Store, name: str, frozen: Mapping[str, Any], spec: StudySpec, ledger: Ledger) -> Iterable[Try]:
     """Starts of the same comparison: other studies here, those that were here, and those in other folders."""
-    key = claim_key(frozen["declaration"])
     own = study_event(store.root, name, frozen, again=False)
     there = {other: _event_here(store, other) for other in store.study_names() if other != name}
     for other, event in there.items():
-        if event is not None and event["claim_key"] == key:
+        if event is not None and _asks_the_same(event, own):
             yield Try(other, _how(event, own, spec))
     starts = [event for event in ledger.studies if "name" in event and not event.get("again")]
     lying = {event["name"]: event for event in starts if event["name"] == name or event["name"] in there}
     for start in starts:
         # the last start of a name is what lies in the folder, if anything does
-        if start.get("claim_key") == key and start is not lying.get(start["name"]):
+        if _asks_the_same(start, own) and start is not lying.get(start["name"]):
             yield Try(f"an earlier {start['name']}", _how(start, own, spec))
     known = {_start(event) for event in ledger.studies}
     for folder in known_folders():
@@ -52,8 +51,16 @@ def other_tries(store: Store, name: str, frozen: Mapping[str, Any], spec: StudyS
             continue
         for event in _read_events(folder):
             is_copy = _start(event) in known  # of a folder that was copied with its ledger
-            if event.get("claim_key") == key and not event.get("again") and not is_copy:
+            if _asks_the_same(event, own) and not event.get("again") and not is_copy:
                 yield Try(str(event.get("name")), _how(event, own, spec), folder.as_posix())
+
+
+def _asks_the_same(event: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether two starts ask one question: one has all comparisons of the other, or is a fork of it."""
+    one, other = set(event.get("margins", {})), set(own["margins"])
+    if one and other and (one <= other or other <= one):
+        return True
+    return event.get("fork_of") == own["name"] or own.get("fork_of") == event.get("name") is not None
 
 
 def _read_events(folder: Path) -> list[dict[str, Any]]:

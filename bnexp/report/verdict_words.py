@@ -312,6 +312,8 @@ def _choice(claim: ClaimVerdict) -> list[str]:
         words += [told, *([f"Validation cannot tell apart {_plausible(open_yet)}."] if open_yet else [])]
     elif choice is not None:
         words.append(f"Learning rates chosen in {len(choice.chosen)} places; all {_again(choice.same)}.")
+    if choice is not None and choice.partial:
+        words.append("There were too many combinations of rates to read: one arm's rate was varied at a time.")
     if effect.same_verdict is not None:
         num = claim.verdict.num_pairs
         stays = "every time" if effect.same_verdict == num else f"{effect.same_verdict or 'none'} of {num} times"

@@ -133,7 +133,7 @@ def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = No
         judged = [claim for claim in claims if claim.verdict.effect is not None]
         num_new, num = sum(covers(claim) == NEW_IMAGES for claim in judged), len(judged)
     else:
-        kept = images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None
+        kept = images is not None and images.is_whole(list(selection.reporting()["run_id"].unique()))
         num_new, num = (1, 1) if kept else (0, 1)
     if num_new and num_new == num:
         return f"{whose} are for new seeds and new test images like these, not for another split of the data."

@@ -99,13 +99,13 @@ def test_a_changed_record_is_named_and_no_verdict_is_given(store: Store) -> None
     edit(store.run_dir(changed) / "record.json", raise_accuracy)
     numbers = evaluate(store, "placement")
     assert numbers.remarks[0] == (
-        f"Altered: 1 run record was changed after it was written: {changed}; no verdict is given."
+        f"Altered: files of 1 run were changed, added or removed after it was written: {changed}; no verdict is given."
     )
     assert outcomes(numbers) == {"invalid"}
     assert numbers.claims is not None
     for claim in numbers.claims:
         assert (claim.verdict.effect, claim.readings) == (None, {})
-        assert claim.verdict.reason == "run records were changed after they were written"
+        assert claim.verdict.reason == "files of its runs were changed after they were written"
     assert numbers.remarks[0] in told(numbers)
     assert numbers.remarks[0] in make_report(store, "placement").html.read_text()
     assert evaluate(store, None).remarks[0] == numbers.remarks[0]
@@ -118,10 +118,12 @@ def test_many_changed_records_are_counted_and_the_audit_says_so(store: Store) ->
     # a record whose error was added is left out of every number, and still named
     integrity = judge_started(store, "placement").integrity
     assert set(integrity.altered_runs) == set(changed)
-    assert integrity.sentences[0].startswith("Altered: 8 run records were changed after they were written: ")
+    assert integrity.sentences[0].startswith(
+        "Altered: files of 8 runs were changed, added or removed after they were written: "
+    )
     assert integrity.sentences[0].endswith(", …; no verdict is given.")
     audit = make_audit(store, declared={"placement": spec_of(store)})
-    assert "Note: Altered: 8 run records were changed after" in audit.table
+    assert "Note: Altered: files of 8 runs were changed" in audit.table
     assert "placement: invalid" in audit.table
 
 
