@@ -94,8 +94,8 @@ def _power_line(row: Mapping[str, Any], plan: Plan) -> str:
     return (
         f"power of {''.join(f'{word}: ' for word in where)}{what}, {row['num_pairs']} pairs{rounds}, from a pilot of "
         f"{row['num_pilot']}: {least}{100 * row['to_find']:.0f} % to find {_what_is_found(row['direction'])}, "
-        f"{least}{100 * row['to_equate']:.0f} % to show that {_what_is_shown(row['direction'])}; at given rates, on these "
-        "test images: choosing rates and judging for new images take some of it"
+        f"{least}{100 * row['to_equate']:.0f} % to show that {_what_is_shown(row['direction'])}; at given rates, on "
+        "these test images: choosing rates and judging for new images take some of it"
     )
 
 
