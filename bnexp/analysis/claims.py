@@ -293,6 +293,9 @@ def view_of(selection: Selection, declared: Declared | None) -> View:
     overlap = 0.0 if selection.images is None else selection.images.overlap
     if declared is None:
         return View(selection, selection.reporting(), selection.runs, None, {}, (), overlap)
+    own = selection.runs["seed"].isin(declared.seeds)
+    if not own.all():  # seeds that nobody declared are left out of the choice too
+        selection = replace(selection, best_lr=selection.best_lr | selection.of_runs(selection.runs[own]).best_lr)
     levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
     return View(selection, selection.reporting(), selection.runs, declared.seeds, levels, declared.rates, overlap)
 

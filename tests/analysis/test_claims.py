@@ -310,6 +310,21 @@ def test_seeds_that_nobody_declared_are_left_out_and_named() -> None:
     assert (claim.verdict.num_pairs, claim.verdict.undeclared) == (6, SEEDS[6:])
 
 
+def test_seeds_that_nobody_declared_do_not_choose_either() -> None:
+    def outcome(run: Run) -> Ended:  # the last two would have the treatment run at 0.3
+        gain = 0.0 if run.arm == "none" else {0.1: 0.05, 0.3: 0.3 if run.seed in SEEDS[6:] else 0.0}[run.lr]
+        return "finished", 0.5 + gain + NOISE[run.seed] * (run.arm == "batch")
+
+    spec = study(rates=RATES[:2])
+    selection = selected(spec, outcome)
+    assert selection.best_lr["batch", ""] == 0.3
+    (claim,) = judge_study(selection, spec, declared=Declared(SEEDS[:6], RATES[:2]))
+    assert claim.values == pytest.approx({seed: 0.05 + NOISE[seed] for seed in SEEDS[:6]})
+    assert claim.verdict.effect is not None
+    found = claim.verdict.effect.deciding
+    assert found.low < found.mean < found.high
+
+
 @pytest.mark.parametrize(
     "shape",
     [
