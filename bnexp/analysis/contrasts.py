@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -75,6 +75,8 @@ class Choice:
         same: the share of resamples of the seeds in which every cell chooses the rate that it chose.
         lower_at, upper_at: cell -> its rate where the lower and the upper end are farthest; empty where every
             combination of plausible rates was read.
+        by_failures: cell -> a rate at which more of its runs failed than at the chosen one, and at which an end is
+            farthest, because that may be luck.
         partial: there were too many combinations, and in each that was read one cell alone is not at its chosen rate.
     """
 
@@ -84,6 +86,7 @@ class Choice:
     lower_at: Mapping[tuple[str, str], float]
     upper_at: Mapping[tuple[str, str], float]
     partial: bool = False
+    by_failures: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,17 @@ def _of_sum(
     whole, low, high, terms = ends(every)
     left_out = tuple(ends(np.delete(every, k))[0] for k in every) if len(seeds) > 2 and at is None else ()
     own = tuple(int(chosen_rates(term.votes)[0]) for term in terms)
+    chosen = {part.cell: t.rates[k] for part, t, k in zip(parts, tables, own, strict=True)}
+    lower_at, upper_at = (
+        _binding(spread, rates, parts, tables, sign)
+        for spread, rates, sign in ((whole.lower, low, 1), (whole.upper, high, -1))
+    )
+    # an arm is away from its chosen rate on its own side of the interval only where more of its runs failed there
+    by_failures = {
+        part.cell: ends[part.cell]
+        for part in parts
+        if (ends := lower_at if part.weight > 0 else upper_at)[part.cell] != chosen[part.cell]
+    }
     return replace(
         contrast,
         ends=whole,
@@ -144,11 +155,12 @@ def _of_sum(
         crossed=None if images is None else _crossed(parts, images, own, every),
         overlap=overlap_factor(view.overlap, len(seeds)),
         choice=None if at is not None or all(len(t.rates) < 2 for t in tables) else Choice(
-            chosen={part.cell: t.rates[k] for part, t, k in zip(parts, tables, own, strict=True)},
+            chosen=chosen,
             plausible={part.cell: _plausible(t, view) for part, t in zip(parts, tables, strict=True)},
             same=float(same_choice(terms)[0]),
-            lower_at=_binding(whole.lower, low, parts, tables, 1),
-            upper_at=_binding(whole.upper, high, parts, tables, -1),
+            lower_at=lower_at,
+            upper_at=upper_at,
+            by_failures=by_failures,
         ),
     )  # fmt: skip
 

@@ -312,6 +312,11 @@ def _choice(claim: ClaimVerdict) -> list[str]:
         words += [told, *([f"Validation cannot tell apart {_plausible(open_yet)}."] if open_yet else [])]
     elif choice is not None:
         words.append(f"Learning rates chosen in {len(choice.chosen)} places; all {_again(choice.same)}.")
+    if choice is not None and choice.by_failures:
+        words.append(
+            f"More runs failed at {_rates(choice.by_failures)}: at the chosen rate as many may fail with other seeds, "
+            "and the interval allows for that."
+        )
     if choice is not None and choice.partial:
         words.append("There were too many combinations of rates to read: one arm's rate was varied at a time.")
     if effect.same_verdict is not None:
