@@ -144,9 +144,9 @@ def _of_sum(
     )
     # an arm is away from its chosen rate on its own side of the interval only where more of its runs failed there
     by_failures = {
-        part.cell: ends[part.cell]
+        part.cell: binding[part.cell]
         for part in parts
-        if (ends := lower_at if part.weight > 0 else upper_at)[part.cell] != chosen[part.cell]
+        if (binding := lower_at if part.weight > 0 else upper_at)[part.cell] != chosen[part.cell]
     }
     return replace(
         contrast,
