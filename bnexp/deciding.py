@@ -14,6 +14,7 @@ from bnexp.planned import Plan, PlannedPart, PlannedRun
 from bnexp.records import RunRecord
 from bnexp.request import StudyRequest
 
+FEW = 3  # arms that are named
 Execute = Callable[[Sequence[PlannedRun]], dict[str, RunRecord]]
 
 
@@ -184,12 +185,15 @@ def _widening_lines(started: _Started, step: _Step, outstanding: Collection[str]
 
 
 def _widening_line(key: str, ladder: Ladder, rung: Rung) -> str:
-    """`placement: cnn, relu: the best rate of batch is the largest tried, 1; adding 3 for both arms`."""
-    reasons = [f"the best rate of {arm} is the {rung.side} tried, {lr:g}" for arm, lr in rung.reasons.items()]
+    """`placement: cnn, relu: adding rate 3 for both arms: the largest tried, 1, is the best of after`."""
     where = f"{key}: {ladder.stratum}" if ladder.stratum else key
     num_arms = len(ladder.declared)
     who = {1: "", 2: " for both arms"}.get(num_arms, f" for all {num_arms} arms")
-    return f"{where}: {' and '.join(reasons)}; adding {rung.lr:g}{who}"
+    arms = list(rung.reasons)
+    more = f" and {len(arms) - FEW} more" if len(arms) > FEW else ""
+    best = next(iter(rung.reasons.values()))  # the end of a ladder that all arms share
+    named = f"{', '.join(arms[:FEW])}{more}"
+    return f"{where}: adding rate {rung.lr:g}{who}: the {rung.side} tried, {best:g}, is the best of {named}"
 
 
 def _study(planned: PlannedPart) -> StudyRequest:

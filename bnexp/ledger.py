@@ -92,9 +92,17 @@ def appending(root: Path) -> Iterator[Append]:
 def read_ledger(root: Path) -> Ledger:
     """The whole ledger of a results folder."""
     rows = read_lines(root / NAME)
+    records: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        run_id = row.get("run_id", "")
+        if row.get("event") == "record" and run_id:
+            records[run_id] = row
+        elif row.get("event") == "file" and run_id in records:  # added to a run that had ended
+            added = {row.get("name", ""): row.get("sha256", "")}
+            records[run_id] = records[run_id] | {"files": {**records[run_id].get("files", {}), **added}}
     return Ledger(
         exists=(root / NAME).is_file(),
-        records={row["run_id"]: row for row in rows if row.get("event") == "record" and "run_id" in row},
+        records=records,
         studies=tuple(row for row in rows if row.get("event") == "study"),
         attempts=tuple(row for row in rows if row.get("event") == "attempt"),
     )

@@ -24,12 +24,14 @@ class Predictions:
         image: (N,) int32, which image each is: its place among the test images of the data set or, where each seed
             draws its own split, among all its images, training ones first.
         chance_class: the largest class of the training images; always answering it scores `chance_test_accuracy`.
+        num_train: training images that the run had.
     """
 
     predicted: np.ndarray
     label: np.ndarray
     image: np.ndarray
     chance_class: int
+    num_train: int
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ UNREADABLE = (
     zlib.error,
 )  # fmt: skip
 
-RECORD, HISTORY, PROBES = "record.json", "history.jsonl", "probes.jsonl"
-READ_BY_REPORTS = (RECORD, HISTORY, PROBES)
+RECORD, HISTORY, PROBES, PREDICTIONS = "record.json", "history.jsonl", "probes.jsonl", "predictions.npz"
+READ_BY_REPORTS = (RECORD, HISTORY, PROBES, PREDICTIONS)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -115,7 +115,7 @@ class Store:
 
     def predictions_path(self, run_id: str) -> Path:
         """The predicted class, the label and the index of every test image, as `numpy.load` reads them."""
-        return self.run_dir(run_id) / "predictions.npz"
+        return self.run_dir(run_id) / PREDICTIONS
 
     def error_path(self, run_id: str) -> Path:
         return self.run_dir(run_id) / "error.txt"
@@ -233,8 +233,15 @@ class Store:
             label=predictions.label,
             image=predictions.image,
             chance_class=np.array(predictions.chance_class, dtype=predictions.label.dtype),
+            num_train=np.array(predictions.num_train, dtype=np.int64),
         )
         write_atomic(self.predictions_path(run_id), buffer.getvalue())
+
+    def add_predictions(self, run_id: str, predictions: Predictions) -> None:
+        """Write the predictions of a run that has ended, and tell the ledger of this file alone."""
+        self.write_predictions(run_id, predictions)
+        with appending(self.root) as append:
+            append("file", run_id=run_id, name=PREDICTIONS, sha256=self.digests(run_id)[PREDICTIONS])
 
     def predictions(self, run_id: str) -> Predictions | None:
         """What a run predicted on test; None where it did not leave that.
@@ -248,7 +255,7 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as raw:
                 predicted, label, image = raw["predicted"], raw["label"], raw["image"]
-                chance_class = int(raw["chance_class"])
+                chance_class, num_train = int(raw["chance_class"]), int(raw["num_train"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UNREADABLE as error:
@@ -256,7 +263,7 @@ class Store:
         if predicted.ndim != 1 or not predicted.shape == label.shape == image.shape:
             shapes = f"{predicted.shape}, {label.shape} and {image.shape}"
             raise StoreError(f"{path}: not a run's predictions (arrays of {shapes})")
-        return Predictions(predicted, label, image, chance_class)
+        return Predictions(predicted, label, image, chance_class, num_train)
 
     @contextmanager
     def lock(self, run_id: str, *, timeout_seconds: float) -> Iterator[bool]:
@@ -299,8 +306,8 @@ class Store:
             before = self.study(name)
             event = study_event(self.root, name, study, again=before is not None)
             seen = self.ledger().last_study(name)
-            is_new = seen is None or seen["digest"] != event["digest"]
-            if seen is not None and before is not None and is_new and study_digest(before) != seen["digest"]:
+            is_new = seen is None or seen.get("digest") != event["digest"]
+            if seen is not None and before is not None and is_new and study_digest(before) != seen.get("digest"):
                 raise StoreError(
                     f"{str(path)!r} was changed after it was frozen: restore it, or use another results folder"
                 )

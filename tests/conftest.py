@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # ahead of torch: the tests share the cores among themselves
@@ -24,11 +24,12 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def state_folder(states: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state_folder(states: Path) -> Iterator[Path]:
     """Where each test's bnexp remembers results folders: never the user's own."""
     folder = states / str(uuid.uuid4())
-    monkeypatch.setenv("BNEXP_STATE", str(folder))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its patches half way
+        patch.setenv("BNEXP_STATE", str(folder))
+        yield folder
 
 
 @pytest.fixture

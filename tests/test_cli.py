@@ -227,6 +227,12 @@ def test_studies_lists_every_study_file(bnexp: Bnexp) -> None:
     rows = json.loads(bnexp("studies", "--json").stdout)["studies"]
     assert {row["name"] for row in rows} >= {"placement", "lr-range"}
     assert all(row["num_runs"]["small"] > 0 for row in rows)
+    (dropout,) = (row for row in rows if row["name"] == "dropout")
+    assert (dropout["sources"], dropout["against"]) == (["003_b90cbfe2d783082f"], ["000_38d31ce5589bc0f3"])
+    shown = bnexp("studies").stdout
+    assert "says so: Meaning for Businesses\n" in shown
+    assert "says the opposite: Role and Importance\n" in shown
+    assert "003_b90cbfe2d783082f" not in shown
 
 
 def test_user_launcher_trains_each_job_and_bad_input_stays_one_line(bnexp: Bnexp, tmp_path: Path) -> None:

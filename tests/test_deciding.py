@@ -44,7 +44,7 @@ def test_study_stops_at_the_first_look_that_decides_it(tmp_path: Path, capsys: p
     assert main(["report", "clear-decided", "--results", str(tmp_path / "results")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "Ended at look 1 of 2, 6 seeds. An effect that ends a study early tends to look larger" in told
-    assert "effect [at its look's level]" in told
+    assert "effect [interval that decided]" in told
     assert "without a record" not in told
     assert seeds_run(tmp_path) == [0, 1, 2, 3, 4, 5]
 

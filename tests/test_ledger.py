@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_studies import tier, write_study
 
@@ -18,7 +19,7 @@ from bnexp.cli import main
 from bnexp.errors import StoreError
 from bnexp.folders import known_folders, remember_folder, state_folder
 from bnexp.ledger import claim_key, read_ledger, read_study_events, study_digest
-from bnexp.records import RunRecord
+from bnexp.records import Predictions, RunRecord
 from bnexp.store import Store
 from bnexp.study import StudySpec
 
@@ -44,6 +45,18 @@ def test_a_record_has_a_line_with_its_hash_and_the_last_counts(tmp_path: Path) -
     assert event["sha256"] == hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
     assert event["files"] == {"history.jsonl": hashlib.sha256((folder / "history.jsonl").read_bytes()).hexdigest()}
     assert event["time"].endswith("+00:00")
+
+
+def test_predictions_added_to_a_run_that_had_ended_vouch_for_themselves_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_record(make_record())
+    written = store.ledger().records["ab"]
+    (store.run_dir("ab") / "record.json").write_text("{}")  # by other hands
+    right = np.zeros(3, np.uint8)
+    store.add_predictions("ab", Predictions(right, right, np.arange(3, dtype=np.int32), chance_class=0, num_train=9))
+    event = store.ledger().records["ab"]
+    assert event["sha256"] == written["sha256"]  # and so the record is still known to be altered
+    assert event["files"] == {"predictions.npz": store.digests("ab")["predictions.npz"]}
 
 
 def test_files_of_a_failed_run_are_not_held_against_it(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_lock_is_seen_by_others_and_freed_by_a_kill(tmp_path: Path) -> None:
 
 
 def predictions_of(num: int = 3) -> Predictions:
-    return Predictions(np.arange(num, dtype=np.uint8), np.zeros(num, np.uint8), np.arange(num, dtype=np.int32), 7)
+    return Predictions(np.arange(num, dtype=np.uint8), np.zeros(num, np.uint8), np.arange(num, dtype=np.int32), 7, 100)
 
 
 def test_predictions_round_trip(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_every_arm_has_the_same_ladder_in_every_stratum(name: str) -> None:
 @each_tier
 def test_seeds_are_enough_and_choose_on_validation(name: str, tier: str) -> None:
     spec = STUDIES[name]
-    assert spec.seeds(tier) == tuple(range(10))  # six pairs, in a family of two, cannot reach p < .05 by signs
+    assert len(spec.seeds(tier)) >= 10  # six pairs, in a family of two, cannot reach p < .05 by signs
     assert spec.choose.metric == "val_accuracy"
 
 

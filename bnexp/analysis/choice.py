@@ -1,22 +1,22 @@
 """Comparing arms that each chose a learning rate: the choice is part of what is judged.
 
-**What is estimated.** The difference of the arms, *each at the best rate of its ladder*. It depends neither on the number
-of seeds nor on how noisy validation is. All seeds choose, by their mean on validation, and all are reported.
+**What is estimated.** The difference of the arms, *each at the best rate of its ladder*. It depends neither on the
+number of seeds nor on how noisy validation is. All seeds choose, by their mean on validation, and all are reported.
 
-**How.** The rate that an arm chose is no better than its best one. So a lower end for "treatment's best − control's best"
-is one for "treatment's chosen rate − the control's best", whichever rate of the control that is: the interval of the
-chosen rate against *every* rate of the other arm must hold (an intersection–union test, which needs no correction). Rates
-that validation shows to be worse at a strict level are left out: they are not the best. One thing is left to take off:
-validation and test of a run share its luck, so the chosen rate looks better than it is. The mean excess of the chosen
-rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight gains
-in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
+**How.** The rate that an arm chose is no better than its best one. So a lower end for "treatment's best − control's
+best" is one for "treatment's chosen rate − the control's best", whichever rate of the control that is: the interval of
+the chosen rate against *every* rate of the other arm must hold (an intersection–union test, which needs no correction).
+Rates that validation shows to be worse at a strict level are left out: they are not the best. One thing is left to take
+off: validation and test of a run share its luck, so the chosen rate looks better than it is. The mean excess of the
+chosen rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight
+gains in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
 
 Where the measure is not what a rate is chosen for (a gap, a time, a drift), no order of rates helps: there the interval
 holds for every pair of rates that validation cannot tell from the best.
 
-Its error rates are measured and not proved: results/reference/verdict-error-rates, which compares it with what was done
-before. Source of the idea: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; of the guard: Efron
-& Tibshirani 1993, "An introduction to the bootstrap", on optimism.
+Its error rates are measured and not proved: results/reference/verdict-error-rates, which compares it with what was
+done before. Source of the idea: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; of the guard:
+Efron & Tibshirani 1993, "An introduction to the bootstrap", on optimism.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from bnexp.analysis.rule import Ends, coarse
 from bnexp.analysis.significance import Array, above_p, mean_and_error
 from bnexp.analysis.spread import Spread
+from bnexp.analysis.stats import VOTE_DECIMALS
 
 RESAMPLES = 1_000
 # one-sided level at which validation rules a rate out: strict where the interval covers every rate that is left, and
@@ -61,8 +62,8 @@ class Term:
     def raised(self) -> Array:
         """The scores with each failed one raised to the mean of its rate's healthy ones; none where all have failed.
 
-        Where an arm is the one to be beaten, a number that is too high only makes that harder, and so keeps an end valid.
-        Its failures then no longer stretch the interval on the side where they speak for the other arm.
+        Where an arm is the one to be beaten, a number that is too high only makes that harder, and so keeps an end
+        valid. Its failures then no longer stretch the interval on the side where they speak for the other arm.
         """
         healthy = ~self.failed
         count = healthy.sum(axis=1, keepdims=True)
@@ -80,7 +81,7 @@ class Guards:
 
 def chosen_rates(votes: Array) -> NDArray[np.int64]:
     """(rows,) the place of the rate with the best mean vote; ties go to the first."""
-    return np.asarray(votes.mean(axis=1).argmax(axis=1), dtype=np.int64)
+    return np.asarray(votes.mean(axis=1).round(VOTE_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
 def plausible_rates(votes: Array, level: float) -> NDArray[np.bool_]:
@@ -110,15 +111,16 @@ def guards_of(terms: Sequence[Term]) -> Guards:
 
 
 def _excess(term: Term) -> tuple[Array, Array]:
-    """(rows,) how much better the rate that a resample validates, and the one that it tests best, look than they are."""
+    """(rows,) how much better than they are the rate that a resample validates, and its best in hindsight, look."""
     if term.votes.shape[2] == 1:
         return np.zeros(len(term.votes)), np.zeros(len(term.votes))
     weights = resampling_weights(term.votes.shape[1])
     votes, scores = weights @ term.votes, weights @ term.raised  # (rows, resamples, rates)
-    above = scores - term.raised.mean(axis=1, keepdims=True)
+    # against the mean of these resamples: a rate that all of them choose has no excess, whatever was drawn
+    above = scores - scores.mean(axis=1, keepdims=True)
     found = []
     for judge in (votes, scores):
-        best = judge.argmax(axis=2)[:, :, None]
+        best = judge.round(VOTE_DECIMALS).argmax(axis=2)[:, :, None]
         found.append(np.take_along_axis(above, best, axis=2)[:, :, 0].mean(axis=1))
     return found[0], found[1]
 
@@ -134,7 +136,8 @@ def same_choice(terms: Sequence[Term]) -> Array:
     """(rows,) the share of resamples of the seeds in which every term chooses the rate that it chose."""
     weights = resampling_weights(terms[0].votes.shape[1])
     same = [
-        (weights @ term.votes).argmax(axis=2) == chosen_rates(term.votes)[:, None] for term in terms
+        (weights @ term.votes).round(VOTE_DECIMALS).argmax(axis=2) == chosen_rates(term.votes)[:, None]
+        for term in terms
     ]
     return np.asarray(np.logical_and.reduce(same).mean(axis=1))
 

@@ -19,22 +19,23 @@ from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
 from bnexp.analysis.shapes import View
 from bnexp.analysis.test_images import images_of
-from bnexp.analysis.tuned import contrast_at_rate, contrast_with_choice
-from bnexp.analysis.verdicts import Verdict, judge_family
+from bnexp.analysis.tuned import OF_IMAGES, contrast_at_rate, contrast_with_choice
+from bnexp.analysis.verdicts import DECIDED, Outcome, Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
 from bnexp.store import Store
 from bnexp.study import INIT, StudySpec, num_strata
 
 Name = TypeVar("Name")
+THESE_IMAGES = "these test images"
 STATISTICS = ("precise", "batch")  # what a trained network can be evaluated with besides its running statistics
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Another way to read the same comparison: both arms at one learning rate, other statistics, a poor init."""
+    """Another way to read a comparison: one rate for both arms, other statistics, these images alone, a poor init."""
 
-    kind: Literal["learning rate", "statistics", "init"]
+    kind: Literal["learning rate", "statistics", "images", "init"]
     value: float | str
 
 
@@ -63,7 +64,7 @@ class ClaimVerdict:
     readings: dict[Reading, Verdict] = field(default_factory=dict)
     values: Mapping[int, float] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
-    contrast: Contrast | None = None
+    contrast: Contrast | None = field(default=None, compare=False)
     exploratory: bool = False
     look: int | None = None
     other_inits: tuple[ClaimVerdict, ...] = ()
@@ -167,7 +168,9 @@ def judge_comparisons(
         return _judge_families(readings, keys, gates, hosts, absent, alpha)
 
     judged = judge([{None: contrast} for contrast in contrasts])
-    readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics)]
+    readings = [
+        judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics, _on_these_images)
+    ]
     found = {
         key: ClaimVerdict(
             *key,
@@ -219,9 +222,12 @@ def _on_premises(claim: ClaimVerdict, premises: Sequence[ClaimVerdict]) -> Verdi
         if holds or verdict.outcome in ("untested", "invalid"):
             continue
         what = f"{on.treatment} against {on.control} in {metric_of(str(on.measure)).label}"
-        open_yet = outcome in ("inconclusive", "untested")
+        # a direction alone leaves open whether the premise will hold, as no verdict at all does
+        word: Outcome = (
+            "invalid" if outcome in (*DECIDED, "invalid") else "untested" if outcome == "untested" else "inconclusive"
+        )
         reason = f"its premise is {outcome}: {what}"
-        verdict = replace(verdict, outcome=outcome if open_yet else "invalid", reason=reason, effect=None, needed=None)
+        verdict = replace(verdict, outcome=word, reason=reason, effect=None, needed=None)
     return verdict
 
 
@@ -284,7 +290,7 @@ def _judge_families(
 
 def view_of(selection: Selection, declared: Declared | None) -> View:
     """Each arm at its own best learning rate."""
-    overlap = 1.0 if selection.images is None else selection.images.overlap
+    overlap = 0.0 if selection.images is None else selection.images.overlap
     if declared is None:
         return View(selection, selection.reporting(), selection.runs, None, {}, (), overlap)
     levels = {key: tuple(level_of(value) for value in values) for key, values in declared.axes.items()}
@@ -352,9 +358,7 @@ def _at_same_rates(view: View, comparison: Comparison, group: str) -> dict[Readi
     rates = sorted({float(lr) for lr in _here(view.ladder, view, comparison, group)["lr"]} | set(view.rates))
     if len(rates) < 2:
         return {}
-    return {
-        Reading("learning rate", lr): contrast_at_rate(view, comparison, group, lr) for lr in rates
-    }
+    return {Reading("learning rate", lr): contrast_at_rate(view, comparison, group, lr) for lr in rates}
 
 
 def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
@@ -369,6 +373,16 @@ def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Re
         for statistics, measure in measures.items()
         if measure in here and here[measure].notna().any()
     }
+
+
+def _on_these_images(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
+    """The contrast for new seeds alone, where the verdict is for new test images too."""
+    if view.selection.images is None or comparison.measure != OF_IMAGES:
+        return {}
+    known = replace(view, selection=replace(view.selection, images=None))
+    if contrast_with_choice(view, comparison, group).crossed is None:
+        return {}
+    return {Reading("images", THESE_IMAGES): contrast_with_choice(known, comparison, group)}
 
 
 def _here(runs: pd.DataFrame, view: View, comparison: Comparison, group: str) -> pd.DataFrame:

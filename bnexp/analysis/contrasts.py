@@ -93,13 +93,15 @@ class Contrast:
         missing: runs that are not there, a phrase each, such as `seed 3: no batch`.
         undefined: the same where the runs are there and a measure has no value, such as `seed 3: no value of batch`.
         failed: seeds with a failed or censored run behind their number.
-        bounds: other readings of the same runs where they leave the number open: a verdict must hold in all of them.
+        bounds: other readings of the same runs where they leave the number open, all seeds at the one extreme and all
+            at the other: a verdict must hold in all of them, and its interval spans all of theirs. None where the
+            numbers are known exactly.
         failures: where two arms are compared.
         gain: how many times smaller pairing made the variance of the mean; nan where there are no two arms.
         undeclared: seeds that an arm has and the declaration has not; they are left out.
         hopeless: every run behind every number failed, so that their being alike says nothing.
-        ends: what an interval has to hold in, where that is more than these numbers and their bounds: the learning rates
-            that could have been chosen, the test images.
+        ends: what an interval has to hold in, where that is more than these numbers and their bounds: the learning
+            rates that could have been chosen, the test images.
         left_out: the ends without each of the seeds in turn.
         crossed: the variance of the mean over seeds and test images; None where images are no part of it.
         overlap: what the standard error is multiplied by, for splits that share their images.

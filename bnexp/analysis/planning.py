@@ -34,7 +34,8 @@ class Power:
     Attributes:
         num_pilot, sd: pairs that are there, and the spread to plan with, which is no smaller with 80 % assurance.
         num_pairs: as declared.
-        to_find: chance to show the size of an effect of twice the margin, at a fixed learning rate; for `not lower`, one that contradicts it.
+        to_find: chance to show the size of an effect of twice the margin, at a fixed learning rate; for `not lower`, of
+            one that contradicts it.
         to_equate: chance to call a true zero negligible (or, where no difference is claimed or `not lower` is,
             supported).
     """
@@ -87,8 +88,8 @@ def _chances(contrast: Contrast, rule: Rule, num: int, *, family_size: int) -> t
     """To find an effect of twice the margin, and to equate a true zero, with so many pairs at the rule's alpha."""
     values = list(contrast.values.values())
     not_lower = rule.direction == "not lower"
-    # no spread describes failing runs or numbers of few sizes: the rule is run on resampled pilots
-    if contrast.failed or coarse(np.array([values]))[0]:
+    # no spread describes failing runs, bounds or numbers of few sizes: the rule is run on resampled pilots
+    if contrast.failed or contrast.bounds or coarse(np.array([values]))[0]:
         questions: tuple[tuple[Decision, float], ...] = (("supported", 2 * rule.margin), ("negligible", 0.0))
         if not_lower:
             questions = (("contradicted", -2 * rule.margin), ("supported", 0.0))

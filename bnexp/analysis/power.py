@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ def power_of_difference(
 ) -> float:
     """Chance that a t interval lies beyond the margin on the side of a true effect: that its size is shown.
 
-    With the margin at 0 this is the chance that its direction is shown: the textbook power of the paired t test, less its
-    wrong side. The numbers are taken as normal, at a fixed learning rate: a choice costs power that is measured, not
-    computed (results/reference/verdict-error-rates).
+    With the margin at 0 this is the chance that its direction is shown: the textbook power of the paired t test, less
+    its wrong side. The numbers are taken as normal, at a fixed learning rate: a choice costs power that is measured,
+    not computed (results/reference/verdict-error-rates).
 
     Args:
         num_pairs: seeds; under six the answer is 0.
@@ -189,8 +190,14 @@ def _expected(given: Callable[[np.ndarray, float], np.ndarray], num_pairs: int, 
     Args:
         given: from (the standard errors as estimated, the true standard error) to chances.
     """
+    spread = max(sd, 1e-300) / np.sqrt(num_pairs)
+    return float(given(spread * _relative_errors(num_pairs), float(spread)).mean())
+
+
+@lru_cache(maxsize=256)
+def _relative_errors(num_pairs: int) -> np.ndarray:
+    """(NODES,) quantiles of s / sigma; kept, for a search over numbers of seeds asks for the same ones again."""
     from scipy.stats import chi2
 
-    spread = max(sd, 1e-300) / np.sqrt(num_pairs)
     middles = (np.arange(NODES) + 0.5) / NODES
-    return float(given(spread * np.sqrt(chi2.ppf(middles, num_pairs - 1) / (num_pairs - 1)), float(spread)).mean())
+    return np.asarray(np.sqrt(chi2.ppf(middles, num_pairs - 1) / (num_pairs - 1)))

@@ -2,16 +2,16 @@
 
 **One interval decides.** Its lower end is the lowest, and its upper end the highest, of several readings of the same
 seeds: at the learning rates that the other arm may have been best at (choice.py), and at either bound of what is
-censored. Each reading has a Student t interval, over seeds or over seeds and test images (spread.py). From that interval
-follow three statements: the *direction* is shown where it excludes 0, the *size* is shown where it lies beyond the
-margin, and an effect is *negligible* where it lies inside the margin on both sides. Where t's premise is visibly broken,
-because a run failed or was censored or because the numbers take few distinct sizes, the exact sign-flip test has to
-agree with every end. Its price is paid only there: its p cannot go below 2^(1−n), 0.031 at six pairs.
+censored. Each reading has a Student t interval, over seeds or over seeds and test images (spread.py). From that
+interval follow three statements: the *direction* is shown where it excludes 0, the *size* is shown where it lies beyond
+the margin, and an effect is *negligible* where it lies inside the margin on both sides. Where t's premise is visibly
+broken, because a run failed or was censored or because the numbers take few distinct sizes, the exact sign-flip test
+has to agree with every end. Its price is paid only there: its p cannot go below 2^(1−n), 0.031 at six pairs.
 
-**Families.** Holm corrects the p of each of the three statements among its own kind: in a family of m comparisons at most
-alpha wrongly find a difference where there is none, and so for sizes and for equivalences. The interval that is printed
-is the one at the level that decided. How often the whole procedure errs, choice of the learning rate included, is
-measured: results/reference/verdict-error-rates.
+**Families.** Holm corrects the p of each of the three statements among its own kind: in a family of m comparisons at
+most alpha wrongly find a difference where there is none, and so for sizes and for equivalences. The interval that is
+printed is the one at the level that decided. How often the whole procedure errs, choice of the learning rate included,
+is measured: results/reference/verdict-error-rates.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Rule:
             raise ValueError(f"direction: {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to whether they are equal
 class Ends:
     """The readings that the two ends of an interval have to hold in.
 
@@ -104,9 +104,7 @@ class Ends:
         """(rows,) lower and upper ends at confidence 1 − alpha, by t."""
         from scipy.stats import t as student
 
-        low, high = (
-            student.isf(alpha / 2, spread.degrees) * spread.error for spread in (self.lower, self.upper)
-        )
+        low, high = (student.isf(alpha / 2, spread.degrees) * spread.error for spread in (self.lower, self.upper))
         return (self.lower.mean - low).min(axis=1), (self.upper.mean + high).max(axis=1)
 
 
@@ -175,8 +173,8 @@ def weigh(ends: Ends, rule: Rule, *, only_below: float = 1.0) -> Evidence:
     up, down = ends.above(0.0, only_below=half), ends.below(0.0, only_below=half)
     least = rule.margin * (1 - TOLERANCE)
     far_up, far_down = ends.above(least, only_below=half), ends.below(-least, only_below=half)
-    inside_low = ends.above(-rule.margin, only_below=half)
-    inside = inside_low if rule.direction == "not lower" else np.maximum(inside_low, ends.below(rule.margin, only_below=half))
+    inside_low = ends.above(-least, only_below=half)
+    inside = inside_low if rule.direction == "not lower" else np.maximum(inside_low, ends.below(least, only_below=half))
     return Evidence(
         mean=ends.mean,
         side=np.sign(down - up),

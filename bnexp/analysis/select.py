@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, config_keys, score
-from bnexp.analysis.stats import PairedDifference, largest_healthy, paired_difference
+from bnexp.analysis.stats import VOTE_DECIMALS, largest_healthy
 from bnexp.analysis.test_images import TestImages
-from bnexp.errors import StoreError
 from bnexp.metrics import METRICS
 from bnexp.study import StudySpec
 
@@ -83,30 +82,13 @@ class Selection:
         return runs[(runs["arm"] == arm) & (runs["stratum"] == stratum)]
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One comparison in one stratum.
-
-    Attributes:
-        lr: the learning rate that both arms share, or None: each is at its own best.
-        unhealthy: paired seeds with a diverged or collapsed run in either arm.
-    """
-
-    control: str
-    treatment: str
-    stratum: str
-    lr: float | None
-    difference: PairedDifference
-    unhealthy: tuple[int, ...]
-
-
 def select(runs: pd.DataFrame, study: StudySpec | None, arms: Mapping[str, Sequence[str]] | None = None) -> Selection:
     """Sort runs into arms and strata.
 
     Args:
         runs: `Frame.runs`, not empty.
-        study: its declaration names arms, comparisons, strata, metric and tuning seeds; without one, whatever varies of
-            the norm makes the arms and whatever else varies makes the strata.
+        study: its declaration names arms, comparisons, strata and metric; without one, whatever varies of the norm
+            makes the arms and whatever else varies makes the strata.
         arms: of a study, the run ids of each arm, as frozen; a run may belong to several.
     """
     metric = study.metric if study else "test_accuracy"
@@ -166,18 +148,6 @@ def _margin(study: StudySpec | None) -> float | None:
     return next(alike, next((tier.margin for tier in study.tiers.values()), None))
 
 
-def own_best_effects(selection: Selection) -> list[Effect]:
-    """Every comparison in every stratum, each arm at its own best learning rate."""
-    return _effects(selection, selection.reporting(), None)
-
-
-def same_lr_effects(selection: Selection) -> list[Effect]:
-    """Every comparison in every stratum at every learning rate that both arms have."""
-    return [
-        effect for lr, group in selection.runs.groupby("lr", sort=True) for effect in _effects(selection, group, float(str(lr)))
-    ]
-
-
 def healthy_limits(selection: Selection) -> dict[tuple[str, str], float | None]:
     """(arm, stratum) -> the largest learning rate at which at least 80 % of the runs are healthy."""
     return {key: largest_healthy(ladder) for key, ladder in health_ladders(selection).items()}
@@ -189,25 +159,6 @@ def health_ladders(selection: Selection) -> dict[tuple[str, str], dict[float, li
         (str(arm), str(stratum)): {float(str(lr)): list(flags) for lr, flags in group.groupby("lr")["healthy"]}
         for (arm, stratum), group in selection.runs.groupby(["arm", "stratum"], sort=False)
     }
-
-
-def _effects(selection: Selection, runs: pd.DataFrame, lr: float | None) -> list[Effect]:
-    effects = []
-    for stratum, control, treatment in selection.pairs:
-        cells = [selection.cell(runs, arm, stratum) for arm in (treatment, control)]
-        difference = paired_difference(_by_seed(cells[0]), _by_seed(cells[1]))
-        if difference is not None:
-            sick = {int(seed) for cell in cells for seed in cell.loc[~cell["healthy"], "seed"]}
-            unhealthy = tuple(seed for seed in difference.seeds if seed in sick)
-            effects.append(Effect(control, treatment, stratum, lr, difference, unhealthy))
-    return effects
-
-
-def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    scored = runs.dropna(subset=["score"])
-    if not scored["seed"].is_unique:
-        raise StoreError(f"arm {runs['arm'].iloc[0]!r}: a seed occurs twice, so its pair is ambiguous")
-    return {int(seed): float(value) for seed, value in zip(scored["seed"], scored["score"], strict=True)}
 
 
 def _arm_keys(varying: Sequence[str]) -> list[str]:
@@ -321,7 +272,7 @@ def _pairs(
 def _choose_lr(
     runs: pd.DataFrame,
 ) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], tuple[float, ...]]]:
-    """Each arm's own best learning rate by the mean vote of all its seeds, and its gaps; ties go to the smaller rate."""
+    """Each arm's own best learning rate, by the mean vote of all its seeds, and its gaps; ties: the smaller rate."""
     ladders = {str(stratum): sorted(group["lr"].unique()) for stratum, group in runs.groupby("stratum")}
     best: dict[tuple[str, str], float] = {}
     gaps: dict[tuple[str, str], tuple[float, ...]] = {}
@@ -332,5 +283,5 @@ def _choose_lr(
         lacking = tuple(float(lr) for lr in ladders[key[1]] if voted.get(float(lr), set()) != seeds)
         if lacking:
             gaps[key] = lacking
-        best[key] = float(str(group.groupby("lr", sort=True)["vote"].mean().idxmax()))
+        best[key] = float(str(group.groupby("lr", sort=True)["vote"].mean().round(VOTE_DECIMALS).idxmax()))
     return best, gaps

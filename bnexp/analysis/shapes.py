@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pandas as pd
 
@@ -31,7 +30,7 @@ class View:
         seeds: those declared; None: all that there are.
         levels: config key -> the levels declared of it; what is absent is what has been run.
         rates: the learning rates declared.
-        overlap: what standard errors are multiplied by, for splits that share their images; see `overlap_factor`.
+        overlap: test images for each training image where every seed drew its own split, else 0: see `overlap_factor`.
     """
 
     selection: Selection
@@ -40,7 +39,7 @@ class View:
     seeds: tuple[int, ...] | None
     levels: Mapping[str, tuple[object, ...]]
     rates: tuple[float, ...]
-    overlap: float = 1.0
+    overlap: float = 0.0
 
     def strata(self, comparison: Comparison, group: str) -> dict[object, str]:
         """Level of what the comparison goes over -> the stratum it is in; without levels a single one."""
@@ -166,9 +165,7 @@ def _worst(view: View, comparison: Comparison, group: str) -> Contrast:
 
 
 def _reach(view: View, comparison: Comparison, group: str) -> Contrast:
-    # an arm may be sound, and as good as the other's best at no level that was tried
-    ratio = partial(ladders.healthy_ratio, open_below=comparison.best == "pair")
-    return _of_ladders(view, comparison, group, ratio)
+    return _of_ladders(view, comparison, group, ladders.healthy_ratio)
 
 
 def _span(view: View, comparison: Comparison, group: str) -> Contrast:

@@ -16,7 +16,7 @@ TIE = 1e-9  # relative: two sums that differ by less are the same number but for
 
 
 def t_p(values: Array) -> Array:
-    """Two-sided p of Student's one-sample t test of mean 0; equal values give 0, or 1 where they are all 0; nan gives nan.
+    """Two-sided p of Student's one-sample t test of mean 0; equal values give 0, or 1 where all are 0; nan gives nan.
 
     Args:
         values: (rows, n) per-seed numbers, n at least 2.

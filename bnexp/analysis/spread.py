@@ -79,15 +79,15 @@ def over_seeds_and_images(scores: Array) -> Crossed:
     )
 
 
-def overlap_factor(num_test: int, num_train: int, num_seeds: int) -> float:
+def overlap_factor(share: float, num_seeds: int) -> float:
     """By how much the standard error grows where every seed draws its own split of one data set.
 
     Training sets that overlap make seeds alike, so that s²/n is too small a variance of the mean: it is
     (1/n + test/train) · s².
 
     Args:
-        num_test, num_train: images in each.
+        share: test images for each training image; 0 where all seeds share one split.
 
     Source: Nadeau & Bengio 2003, "Inference for the generalization error".
     """
-    return math.sqrt(1 + num_seeds * num_test / num_train)
+    return math.sqrt(1 + num_seeds * share)

@@ -19,15 +19,21 @@ class TestImages:
 
     Attributes:
         per_seed: each seed drew its own split, so that runs of two seeds were asked about different images.
-        overlap: `overlap_factor` of such splits; 1 where all seeds share one.
     """
 
     store: CachedPredictions
     failed: frozenset[str]
     data_of: Mapping[str, Hashable]
     per_seed: bool
-    overlap: float = 1.0
     _read: dict[tuple[str, ...], Array | None] = field(default_factory=dict)
+
+    @property
+    def overlap(self) -> float:
+        """`test / train` images where every seed draws its own split; 0 where all seeds share one."""
+        if not self.per_seed:
+            return 0.0
+        kept = (self.store.predictions(run_id) for run_id in self.data_of)
+        return next((len(own.predicted) / own.num_train for own in kept if own is not None), 0.0)
 
     def scores(self, run_ids: Sequence[str]) -> Array | None:
         """(runs, images) 1 where a run was right and 0 where it was wrong; None where any prediction is missing."""

@@ -25,8 +25,9 @@ from bnexp.analysis.measures import ACCURACIES
 from bnexp.analysis.rule import Ends, ends_of_readings
 from bnexp.analysis.shapes import View, contrast_of, values_of
 from bnexp.analysis.significance import Array
-from bnexp.analysis.spread import Crossed, Spread, over_seeds, over_seeds_and_images
+from bnexp.analysis.spread import Crossed, Spread, over_seeds, over_seeds_and_images, overlap_factor
 from bnexp.comparison import Comparison
+from bnexp.errors import StoreError
 
 # measures that a learning rate is chosen for: an arm's best rate is where they are highest
 CHOSEN_FOR = ("test_accuracy", "val_accuracy", *ACCURACIES)
@@ -56,28 +57,29 @@ class _Table:
 def contrast_with_choice(view: View, comparison: Comparison, group: str) -> Contrast:
     """The per-seed numbers of a comparison at the chosen rates, with ends that hold for what could have been chosen."""
     contrast = contrast_of(view, comparison, group)
-    seeds = list(contrast.values)
-    if len(seeds) < 2 or contrast.missing or contrast.undefined:
+    if len(contrast.values) < 2 or contrast.missing or contrast.undefined:
         return contrast
     parts = _parts(view, comparison, group)
     if parts is not None:
         return _of_sum(view, comparison, contrast, parts, at=None)
     if comparison.over == "lr" or comparison.shape == "search":
-        return contrast
+        return _of_readings(view, contrast, [contrast])
     return _of_every_pair(view, comparison, group, contrast)
 
 
 def contrast_at_rate(view: View, comparison: Comparison, group: str, lr: float) -> Contrast:
     """The per-seed numbers with every arm at one learning rate: nothing is chosen."""
     contrast = contrast_of(replace(view, runs=view.ladder[view.ladder["lr"] == lr]), comparison, group)
-    parts = _parts(view, comparison, group)
-    if parts is None or len(contrast.values) < 2 or contrast.missing or contrast.undefined:
+    if len(contrast.values) < 2 or contrast.missing or contrast.undefined:
         return contrast
+    parts = _parts(view, comparison, group)
+    if parts is None:
+        return replace(_of_readings(view, contrast, [contrast]), left_out=())
     return _of_sum(view, comparison, contrast, parts, at=lr)
 
 
 def _parts(view: View, comparison: Comparison, group: str) -> list[_Part] | None:
-    """A comparison as a weighted sum of arms, each as good as its learning rate makes it; None where it is no such sum."""
+    """A comparison as a weighted sum of arms, each at its own best rate; None where it is no such sum."""
     if comparison.measure not in CHOSEN_FOR or comparison.control_measure is not None:
         return None
     one, other = comparison.treatment, comparison.control
@@ -136,7 +138,7 @@ def _of_sum(
         ends=whole,
         left_out=left_out,
         crossed=None if images is None else _crossed(parts, images, own, every),
-        overlap=view.overlap,
+        overlap=overlap_factor(view.overlap, len(seeds)),
         choice=None if at is not None or all(len(t.rates) < 2 for t in tables) else Choice(
             chosen={part.cell: t.rates[k] for part, t, k in zip(parts, tables, own, strict=True)},
             plausible={part.cell: _plausible(t, view) for part, t in zip(parts, tables, strict=True)},
@@ -175,6 +177,7 @@ def _table(view: View, comparison: Comparison, cell: Cell, seeds: Sequence[int],
         score=values_of(runs, comparison, comparison.measure), failed=failed
     )
     columns = columns[columns["seed"].isin(list(seeds))].dropna(subset=["score"])
+    _refuse_twice(columns, cell[0])
     whole = [float(str(lr)) for lr, rows in columns.groupby("lr") if len(rows) == len(seeds)]
     found = {
         name: columns.pivot(index="seed", columns="lr", values=name).loc[list(seeds), whole].to_numpy()
@@ -215,7 +218,7 @@ def _spread_of(
     def spread(at: Rates, values: Array) -> Spread:
         seeds = over_seeds(values)
         if images is None:
-            return seeds._replace(error=seeds.error * view.overlap)
+            return seeds._replace(error=seeds.error * overlap_factor(view.overlap, values.shape[-1]))
         crossed = _crossed(parts, images, at, kept)
         # a failed run that is raised for the other side has no images of its own: the seeds' own spread stands in then
         error = max(math.sqrt(crossed.variance), float(seeds.error[0, 0])) if not _raised(terms, at) else math.sqrt(
@@ -232,9 +235,7 @@ def _raised(terms: Sequence[Term], at: Rates) -> bool:
 
 
 def _crossed(parts: Sequence[_Part], images: Sequence[Array], at: Rates, kept: np.ndarray) -> Crossed:
-    differences = sum(
-        part.weight * scores[place][kept] for part, scores, place in zip(parts, images, at, strict=True)
-    )
+    differences = sum(part.weight * scores[place][kept] for part, scores, place in zip(parts, images, at, strict=True))
     return over_seeds_and_images(np.asarray(differences, dtype=np.float64))
 
 
@@ -252,11 +253,23 @@ def _of_every_pair(view: View, comparison: Comparison, group: str, contrast: Con
     readings = [contrast]
     for other in _assignments(chosen, {cell: _distinct(view, comparison, cell, plausible[cell], chosen[cell])
                                        for cell in tables}):  # fmt: skip
-        runs = view.ladder[[other.get((arm, stratum)) == lr for arm, stratum, lr in
-                            zip(view.ladder["arm"], view.ladder["stratum"], view.ladder["lr"], strict=True)]]  # fmt: skip
+        places = zip(view.ladder["arm"], view.ladder["stratum"], view.ladder["lr"], strict=True)
+        runs = view.ladder[[other.get((arm, stratum)) == lr for arm, stratum, lr in places]]
         read = contrast_of(replace(view, runs=runs), comparison, group)
         if set(seeds) <= set(read.values):
             readings.append(read)
+    terms = [Term(1.0, table.to_numpy()[None], table.to_numpy()[None], np.zeros((1, *table.shape), bool))
+             for table in tables.values()]  # fmt: skip
+    several = any(table.shape[1] > 1 for table in tables.values())
+    return replace(
+        _of_readings(view, contrast, readings),
+        choice=Choice(chosen, plausible, float(same_choice(terms)[0]), {}, {}) if several else None,
+    )
+
+
+def _of_readings(view: View, contrast: Contrast, readings: Sequence[Contrast]) -> Contrast:
+    """The contrast with ends that hold in all of these readings, and at the bounds of each."""
+    seeds = list(contrast.values)
     numbers = np.array(
         [[values[seed] for seed in seeds] for read in readings for values in (read.values, *read.bounds)]
     )
@@ -264,18 +277,15 @@ def _of_every_pair(view: View, comparison: Comparison, group: str, contrast: Con
     failed = any(bool(read.failed) for read in readings)
 
     def ends(kept: np.ndarray) -> Ends:
-        return ends_of_readings(own[:, kept], numbers[None][:, :, kept], failed=failed, widen=view.overlap)
+        widen = overlap_factor(view.overlap, len(kept))
+        return ends_of_readings(own[:, kept], numbers[None][:, :, kept], failed=failed, widen=widen)
 
     every = np.arange(len(seeds))
-    terms = [Term(1.0, table.to_numpy()[None], table.to_numpy()[None], np.zeros((1, *table.shape), bool))
-             for table in tables.values()]  # fmt: skip
-    several = any(table.shape[1] > 1 for table in tables.values())
     return replace(
         contrast,
         ends=ends(every),
         left_out=tuple(ends(np.delete(every, k)) for k in every) if len(seeds) > 2 else (),
-        overlap=view.overlap,
-        choice=Choice(chosen, plausible, float(same_choice(terms)[0]), {}, {}) if several else None,
+        overlap=overlap_factor(view.overlap, len(seeds)),
     )
 
 
@@ -291,7 +301,7 @@ def _assignments(chosen: dict[Cell, float], rates: dict[Cell, tuple[float, ...]]
 def _distinct(
     view: View, comparison: Comparison, cell: Cell, rates: Sequence[float], chosen: float
 ) -> tuple[float, ...]:
-    """Rates without those at which the runs are the same in all that is compared, as where all of them are at chance."""
+    """Rates without those at which the runs are the same in all that is compared, as where all are at chance."""
     runs = view.selection.cell(view.ladder, *cell)
     seen: dict[tuple[object, ...], float] = {}
     for lr in [chosen, *(rate for rate in rates if rate != chosen)]:
@@ -303,4 +313,12 @@ def _distinct(
 def _votes(view: View, cell: Cell, seeds: Sequence[int]) -> pd.DataFrame:
     """Seeds by rates, of the rates that all of these seeds were run at."""
     runs = view.selection.cell(view.ladder, *cell)
+    _refuse_twice(runs, cell[0])
     return runs[runs["seed"].isin(list(seeds))].pivot(index="seed", columns="lr", values="vote").dropna(axis=1)
+
+
+def _refuse_twice(runs: pd.DataFrame, arm: str) -> None:
+    twice = runs[runs.duplicated(["seed", "lr"])]
+    if not twice.empty:
+        seed, lr = twice[["seed", "lr"]].iloc[0]
+        raise StoreError(f"arm {arm!r}: seed {int(seed)} occurs twice at learning rate {lr:g}: which of them counts?")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import Test, seeds_needed
+from bnexp.analysis.power import MOST_SEEDS, Test, seeds_needed
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Ends, Evidence, Rule, decide, weigh
 from bnexp.analysis.significance import holm
 from bnexp.analysis.stats import Estimate, mean_interval
@@ -229,9 +229,7 @@ def _effect(
     contrast, alpha = case.contrast, case.rule.alpha
     values = np.array(list(contrast.values.values()))
     several = len(values) > 1
-    kind = deciding_kind(outcome, case.rule)
-    # where nothing could be said, the widest of the intervals that were asked
-    step = steps[kind] if kind else max(steps["direction"], steps["equivalence"])
+    step = _printed_step(outcome, case.rule, raw, steps)
     healthy = [value for seed, value in contrast.values.items() if seed not in contrast.failed]
     return Effect(
         deciding=_interval(contrast, alpha / step),
@@ -249,6 +247,17 @@ def _effect(
         above=float((values > 0).mean() + (values == 0).mean() / 2),
         same_verdict=_same_verdict(case, outcome, steps) if contrast.left_out else None,
     )
+
+
+def _printed_step(outcome: Decision, rule: Rule, raw: Evidence, steps: Mapping[Kind, int]) -> int:
+    """What alpha is divided by for the interval that is printed: it shows what was decided and nothing else."""
+    kind = deciding_kind(outcome, rule)
+    if kind is None:  # the widest of the intervals that were asked
+        asked: Kind = "size" if rule.direction in ("same", "not lower") else "direction"
+        return max(steps[asked], steps["equivalence"])
+    if kind == "direction":  # as wide as it can be and exclude 0: at its own step it may lie beyond a margin as well
+        return max(step for step in steps.values() if step * raw.direction[0] <= rule.alpha or step == steps[kind])
+    return steps[kind]
 
 
 def _interval(contrast: Contrast, alpha: float) -> Estimate:
@@ -274,7 +283,8 @@ def _outcome_at(ends: Ends, rule: Rule, steps: Mapping[Kind, int]) -> str:
 def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seeds | None:
     """The seeds of a new study that would settle it; None where a single pair shows no spread.
 
-    Planned with the half-width of the deciding interval, in which the choice of rates and the test images have their part.
+    Planned with the half-width of the plain interval, in which the choice of rates and the images have their part; of
+    that part, more seeds make only what is not the images' smaller.
     """
     rule, num_pairs = case.rule, len(case.contrast.values)
     if num_pairs < 2:
@@ -283,20 +293,53 @@ def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seed
     if weak is None:
         return Seeds(None, decision)
     family = max(1, steps["equivalence" if test == "equivalence" or test == "non-inferiority" else "size"])
-    sd = max(effect.sd, _effective_sd(effect, num_pairs))
     # the interval that decides is a 1 − alpha one on both sides, and those tests are one-sided
     alpha = rule.alpha if test == "difference" else rule.alpha / 2
     margin, mean = (0.0, room) if test == "difference" else (rule.margin, weak)
-    num = seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
-    return Seeds(None if num is None else max(num, num_pairs + 1, MIN_PAIRS), decision)
+    fixed = _fixed_variance(case.contrast, effect)
+    moving = max(effect.sd**2, _effective_sd(case, effect) ** 2 - num_pairs * fixed)
+
+    def asked(num: int) -> int | None:
+        """What seeds are needed where the spread is as it would be with this many."""
+        sd = math.sqrt(moving + num * fixed)
+        return seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
+
+    found = _fewest(lambda num: (need := asked(num)) is not None and need <= num) if fixed else asked(num_pairs)
+    return Seeds(None if found is None else max(found, num_pairs + 1, MIN_PAIRS), decision)
 
 
-def _effective_sd(effect: Effect, num_pairs: int) -> float:
-    """The spread of per-seed numbers whose plain t interval would be as wide as the one that decides."""
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The fewest seeds that are enough, where more always are; None where the most that are planned are not."""
+    if not enough(MOST_SEEDS):
+        return None
+    low, high = MIN_PAIRS - 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _fixed_variance(contrast: Contrast, effect: Effect) -> float:
+    """The part of the variance of the mean that more seeds leave as it is: of test images, of splits that overlap."""
+    of_splits = (contrast.overlap**2 - 1) * effect.sd**2 / len(contrast.values)
+    return of_splits + (contrast.crossed.images if contrast.crossed else 0.0)
+
+
+def _effective_sd(case: Comparison, effect: Effect) -> float:
+    """The spread of per-seed numbers whose plain t interval would be as wide as this one.
+
+    What bounds leave open is not in it: no seed that is added makes it less, and it is planned for by its worse end.
+    """
     from scipy.stats import t as student
 
-    half = (effect.plain.high - effect.plain.low) / 2
-    return half / float(student.ppf(0.975, num_pairs - 1)) * math.sqrt(num_pairs)
+    num, means = len(case.contrast.values), _reading_means(case.contrast)
+    half = (effect.plain.high - effect.plain.low - (means[-1] - means[0])) / 2
+    return half / float(student.isf(case.rule.alpha / 2, num - 1)) * math.sqrt(num)
+
+
+def _reading_means(contrast: Contrast) -> list[float]:
+    """Ascending, of the numbers and their bounds."""
+    return sorted(float(np.mean(list(reading.values()))) for reading in (contrast.values, *contrast.bounds))
 
 
 def _heading(rule: Rule, contrast: Contrast) -> tuple[Test, Decision, float | None, float]:
@@ -304,7 +347,7 @@ def _heading(rule: Rule, contrast: Contrast) -> tuple[Test, Decision, float | No
 
     The mean is None where no number of seeds decides: the readings lie on both sides of the margin, or differ in sign.
     """
-    means = sorted(float(np.mean(list(reading.values()))) for reading in (contrast.values, *contrast.bounds))
+    means = _reading_means(contrast)
     low, high = means[0], means[-1]
     if rule.direction == "not lower":
         if low > -rule.margin:
@@ -338,15 +381,34 @@ def _reason(case: Comparison, outcome: Decision, effect: Effect, raw: Evidence) 
             return "all of the interval lies beyond the margin: it is lower by an amount that matters"
         if kind == "size":
             return f"all of the interval lies beyond the margin, on the {side} side"
+        if _reads(effect.deciding, rule) != outcome:
+            less = "the exact sign-flip test" if effect.guarded else "the correction for the family"
+            return f"the interval excludes 0 on the {side} side; {less} leaves open whether it reaches the margin"
         return f"the interval excludes 0 on the {side} side; whether the effect reaches the margin is open"
     low, high, margin = effect.deciding.low, effect.deciding.high, rule.margin
     large = raw.size if rule.direction in ("same", "not lower") else raw.direction
     if min(large[0], raw.equivalence[0]) <= rule.alpha:
         return "decided by itself, but not after the correction for the number of comparisons"
-    if effect.guarded and (low > 0 or high < 0 or (low > -margin and high < margin)):
+    if effect.guarded and _reads(effect.deciding, rule) != "inconclusive":
         return "the interval would decide, but the exact sign-flip test, which must agree here, does not"
     if low > 0 or high < 0:
         return "there is a difference; whether it reaches the margin is open"
     if low <= -margin and high >= margin:
         return "differences that matter are possible on either side"
     return "the interval includes 0 and a difference that matters"
+
+
+def _reads(interval: Estimate, rule: Rule) -> Decision:
+    """What an interval shows by itself."""
+    low, high, margin = interval.low, interval.high, rule.margin
+    if rule.direction == "not lower":
+        return "supported" if low > -margin else "contradicted" if high <= -margin else "inconclusive"
+    inside, beyond = low > -margin and high < margin, low >= margin or high <= -margin
+    if rule.direction == "same":
+        return "supported" if inside else "contradicted" if beyond else "inconclusive"
+    if inside or low <= 0 <= high:
+        return "negligible" if inside else "inconclusive"
+    claimed = (low > 0) == (rule.direction == "higher")
+    if beyond:
+        return "supported" if claimed else "contradicted"
+    return "supported, direction only" if claimed else "contradicted, direction only"

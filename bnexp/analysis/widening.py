@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bnexp.analysis.frame import UNHEALTHY, load_frame, score
-from bnexp.analysis.stats import HEALTHY_SHARE
+from bnexp.analysis.stats import HEALTHY_SHARE, VOTE_DECIMALS
 from bnexp.metrics import METRICS
 from bnexp.store import Store
 
@@ -237,7 +237,7 @@ def arm_end(runs: Mapping[float, Sequence[Tried]], added: Collection[float] = ()
 
 def best_rate(votes: Mapping[float, Sequence[float]]) -> float:
     """The learning rate with the largest mean; of equal ones, the smallest."""
-    means = {lr: float(np.mean(own)) for lr, own in sorted(votes.items())}
+    means = {lr: round(float(np.mean(own)), VOTE_DECIMALS) for lr, own in sorted(votes.items())}
     return max(means, key=lambda lr: means[lr])  # max keeps the first of equals
 
 

@@ -58,7 +58,11 @@ def predictions_of(predicted: Tensor, y: Tensor, data: SplitFacts) -> Prediction
     """What is kept of the predicted classes of the test images and their labels, (N,) in their order."""
     dtype = np.uint8 if data.num_classes <= 256 else np.uint16
     return Predictions(
-        predicted.cpu().numpy().astype(dtype), y.cpu().numpy().astype(dtype), data.test_image, data.majority
+        predicted.cpu().numpy().astype(dtype),
+        y.cpu().numpy().astype(dtype),
+        data.test_image,
+        chance_class=data.majority,
+        num_train=data.sizes["train"],
     )
 
 

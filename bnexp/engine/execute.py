@@ -369,7 +369,7 @@ def _predict(
             f"{round(recorded * num)} were recorded, as on other hardware or versions; the record is kept, without "
             "predictions: use another results folder"
         )
-    store.write_predictions(name, predictions)
+    store.add_predictions(name, predictions)
 
 
 def _foreign_weights(name: str, store: Store) -> RunError:

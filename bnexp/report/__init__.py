@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.effects import own_best_effects
 from bnexp.analysis.frame import Frame, load_frame
-from bnexp.analysis.select import Selection, own_best_effects, select
+from bnexp.analysis.select import Selection, select
+from bnexp.analysis.test_images import images_of
 from bnexp.report.figures import FIGURE_NAMES, FigureFile, draw_figures
 from bnexp.report.folder import PAGE, publish
 from bnexp.report.integrity import check_runs
@@ -92,7 +94,7 @@ def evaluate(store: Store, study: str | None) -> Numbers:
     frame = load_frame(store, None)
     if frame.runs.empty:
         raise nothing_ended(repr(str(store.root)), frame)
-    selection = select(frame.runs, None)
+    selection = replace(select(frame.runs, None), images=images_of(frame.runs, store))
     return Numbers(
         name=EVERYTHING,
         frozen=None,
@@ -129,7 +131,7 @@ def _of_study(store: Store, name: str) -> Numbers:
         remarks=judged.integrity.sentences
         + exploratory
         + rounds_words(judged)
-        + notes(selection, judged.spec)
+        + notes(selection, judged.spec, judged.ladders, claims)
         + completeness(judged.frame, is_study=True),
     )
 

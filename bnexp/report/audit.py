@@ -12,9 +12,18 @@ from bnexp.catalog import list_studies
 from bnexp.report import ReportResult
 from bnexp.report.audit_data import Audit, Entry, collect
 from bnexp.report.audit_page import render_audit
-from bnexp.report.audit_words import entry_word, gates, primary_effect, primary_pairs, tally, texts_words
+from bnexp.report.audit_words import (
+    entry_word,
+    error_rate,
+    error_rate_words,
+    gates,
+    primary_effect,
+    primary_pairs,
+    tally,
+    texts_words,
+)
 from bnexp.report.effect_words import claimed, compared
-from bnexp.report.figures import CLAIM_FIGURES, FigureFile, save_figures, write_captions
+from bnexp.report.figures import AUDIT_FIGURES, FigureFile, save_figures, write_captions
 from bnexp.report.folder import PAGE, publish
 from bnexp.report.printing import wrap
 from bnexp.report.tables import Rows, Table, write_tables
@@ -24,7 +33,8 @@ from bnexp.store import Store
 from bnexp.study import StudySpec
 
 NAME = "audit"
-TITLE = "Every claim as a declared study, and what came of it"
+EFFECT = "effect [interval that decided] at its level"
+TITLE = "Every claim, tested as a declared study"
 
 
 def make_audit(
@@ -73,8 +83,8 @@ def audit_tables(audit: Audit) -> list[Table]:
         tier = {"tier": entry.tier} if len(audit.tiers) > 1 else {}
         shown.append({
             **tier, "#": str(entry.spec.number), "study": entry.spec.name, "claim": entry.spec.claim,
-            "texts": texts_words(entry.spec), "verdict": entry_word(entry), "effect [95 %]": effect,
-            "n": primary_pairs(entry), "survives other readings?": otherwise,
+            "texts": texts_words(entry.spec), "verdict": entry_word(entry), EFFECT: effect,
+            "n": primary_pairs(entry), "other analyses": otherwise,
         })  # fmt: skip
     return [
         Table(NAME, TITLE, pd.DataFrame(exact), pd.DataFrame(shown)),
@@ -88,8 +98,9 @@ def summarize(audit: Audit) -> str:
     for tier, entries in audit.tiers.items():
         lines.append(f"{TITLE}: tier {tier}")
         for what, primary in (("all comparisons", False), ("the first comparison of each", True)):
-            counts = ", ".join(f"{number} {word}" for word, number in tally(entries, primary=primary).items())
+            counts = "; ".join(f"{number} {word}" for word, number in tally(entries, primary=primary).items())
             lines.append(f"{what}: {counts}")
+        lines += ["", *(wrap("", line) for line in error_rate_words(error_rate(e for e in entries if e.ours)))]
         lines.append("")
         for entry in entries:
             lines.append(wrap("", f"{entry.spec.number:>2} {entry.spec.name}: {entry_word(entry)}"))
@@ -109,7 +120,7 @@ def _draw(entry: Entry, folder: Path) -> list[FigureFile]:
     drawings = [
         (f"{entry.key}-{kind}", f"{entry.spec.name}: {title[0].lower()}{title[1:]}",
          partial(draw, entry.claims, entry.judged.selection))
-        for kind, title, draw in CLAIM_FIGURES
+        for kind, title, draw in AUDIT_FIGURES
     ]  # fmt: skip
     # half the time of a figure is its PDF, and a study's own report has one
     return save_figures(drawings, folder, pdf=False)
@@ -130,4 +141,4 @@ def _of_all(audit: Audit, name: str) -> Table:
 
 
 def _is_ours(stem: str) -> bool:
-    return stem in (NAME, "verdicts", "flips") or stem.endswith(tuple(f"-{kind}" for kind, _, _ in CLAIM_FIGURES))
+    return stem in (NAME, "verdicts", "flips") or stem.endswith(tuple(f"-{kind}" for kind, _, _ in AUDIT_FIGURES))

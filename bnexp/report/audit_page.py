@@ -15,6 +15,8 @@ from bnexp.report.audit_words import (
     NO_VERDICT,
     NOT_STARTED,
     entry_word,
+    error_rate,
+    error_rate_words,
     gates,
     label,
     left_out,
@@ -26,25 +28,29 @@ from bnexp.report.audit_words import (
     verdict_word,
 )
 from bnexp.report.effect_words import compared
-from bnexp.report.figures import CLAIM_FIGURES, FigureFile
+from bnexp.report.figures import AUDIT_FIGURES, FigureFile
 from bnexp.report.page import environments_of, inline_svg, template
 from bnexp.report.tables import arms_table
 from bnexp.report.verdict_words import verdict_sentences
 from bnexp.report.words import fixed_words, notes
 
+DIRECTION_ONLY = "direction only"
 HOW_TO_READ = (verdict_figure.HOW_TO_READ, flip_figure.HOW_TO_READ)
 GLOSSARY = (
-    ("supported", "The seeds place the effect on the claimed side, and on average it is as large as what was declared "
-     "to matter (the margin); for claims of no difference, or of no loss: it is surely smaller than that."),
-    ("contradicted", "The same, on the other side; for claims of no difference, or of no loss: there is one that "
-     "matters."),
-    ("negligible", "Whatever effect there is, it is surely smaller than the margin: two one-sided tests say so."),
-    ("inconclusive", "The seeds do not decide it. The section says how many would."),
-    ("mixed", "Not all comparisons of the study, or not all strata, came out alike."),
-    ("untested", "Runs are missing, so no number is given."),
-    ("invalid", "What it is compared with is no fair baseline, so no number is given."),
-    (NO_VERDICT, "What lies in the results folder does not fit together; the row says how."),
-    (NOT_STARTED, "No run was asked for yet."),
+    ("supported", "All of the interval lies on the claimed side, beyond the margin: the smallest difference that "
+     "matters. For a claim of no difference or of no loss: any difference or loss is smaller than the margin."),
+    ("contradicted", "All of the interval lies on the opposite side, beyond the margin. For a claim of no difference "
+     "or of no loss: there is one that matters."),
+    (DIRECTION_ONLY, "Added to supported or contradicted: all of the interval lies on that side of 0, but the "
+     "difference may be too small to matter."),
+    ("negligible", "All of the interval lies inside the margin: any difference is too small to matter."),
+    ("inconclusive", "None of these: the interval allows too much. The section says about how many seeds a new study "
+     "would need."),
+    ("mixed", "Comparisons or strata of the study came out differently."),
+    ("untested", "Runs or values are missing, so no number is given."),
+    ("invalid", "There is no fair comparison, or the records were altered. No number is given; the section says why."),
+    (NO_VERDICT, "The files in the results folder do not fit together; the row says how."),
+    (NOT_STARTED, "No run was started yet."),
 )  # fmt: skip
 
 
@@ -60,12 +66,14 @@ def render_audit(audit: Audit, figures: Sequence[FigureFile], figure_folder: Pat
             "num_agreed": sum(
                 ":" not in verdict_word(entry.claims) for entry in entries if entry.ours and entry.claims
             ),
+            "errors": error_rate_words(error_rate(entry for entry in entries if entry.ours)),
             "rows": [_row(entry, drawn, figure_folder) for entry in entries],
         }
         for tier, entries in audit.tiers.items()
     ]
     used = {entry_word(entry).partition(":")[0] for entry in audit.entries}
     used |= {row.verdict.outcome for entry in audit.entries for row in with_other_inits(entry.claims)}
+    used = {part for word in used for part in word.split(", ")}
     texts = {text for entry in audit.entries for text in (*entry.spec.sources, *entry.spec.against)}
     return template("audit.html.j2").render(
         name="audit",
@@ -85,7 +93,7 @@ def _row(entry: Entry, drawn: dict[str, FigureFile], figure_folder: Path) -> dic
     if entry.judged is None:
         return row
     judged, selection = entry.judged, entry.judged.selection
-    own = [name for kind, _, _ in CLAIM_FIGURES if (name := f"{entry.key}-{kind}") in drawn]
+    own = [name for kind, _, _ in AUDIT_FIGURES if (name := f"{entry.key}-{kind}") in drawn]
     return {
         **row,
         "compared": compared(entry.spec.comparisons[0]),
@@ -99,7 +107,7 @@ def _row(entry: Entry, drawn: dict[str, FigureFile], figure_folder: Path) -> dic
         "readings": verdict_sentences(entry.claims, selection),
         "arms": arms_table(selection),
         "left_out": left_out(entry),
-        "remarks": notes(selection, entry.spec),
+        "remarks": notes(selection, entry.spec, judged.ladders, entry.claims),
         "frozen": judged.frozen,
         "statuses": judged.frame.runs["status"].value_counts().to_dict(),
         "fixed": fixed_words(selection).removeprefix("Fixed: "),

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.analysis.select import Effect, Selection, own_best_effects
+from bnexp.analysis.effects import Effect, own_best_effects
+from bnexp.analysis.select import Selection
 from bnexp.metrics import METRICS, Metric
 from bnexp.report.style import COLORS, GREY, legend_below
 from bnexp.report.words import signed
@@ -52,7 +53,7 @@ def draw_differences(selection: Selection, store: Store) -> Drawn:
     pairs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     caption = (
         f"Paired differences in {metric.label}, each arm at its own best learning rate. Circles: one seed each "
-        f"(n = {pairs} pairs a row); diamond and bar: mean and 95 % t interval, in numbers at the right."
+        f"({pairs} seeds a row); diamond and bar: mean and 95 % interval, in numbers at the right."
     )
     if any(effect.unhealthy for effect in shown):
         caption += (

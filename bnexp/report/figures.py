@@ -20,6 +20,7 @@ from bnexp.report.differences_figure import draw_differences
 from bnexp.report.flip_figure import draw_flip_map
 from bnexp.report.folder import CAPTIONS
 from bnexp.report.probe_figures import PROBE_FIGURES
+from bnexp.report.spread_figure import draw_spread
 from bnexp.report.style import MOST_PANELS, RC, label_outer, legend_below, look_of, panels, save, title
 from bnexp.report.verdict_figure import draw_verdicts
 from bnexp.report.words import fixed_words, panel_note
@@ -95,9 +96,10 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
         axes[0].set_ylim(max(low, -2.0), min(high, 102.0))
     label_outer(axes, x="", y=metric.label)
     caption = (
-        f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning rate. "
-        f"Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % t "
-        f"interval; ×: diverged or collapsed (scored at chance), counted in the mean.{panel_note(selection)}"
+        f"{metric.label[0].upper()}{metric.label[1:]} at the end of training, each arm at its own best learning "
+        f"rate. Small markers: one seed each ({_seed_counts(selection, runs)}); large marker and bar: mean and 95 % "
+        "interval over seeds alone; ×: diverged or collapsed (scored at chance), counted in the "
+        f"mean.{panel_note(selection)}"
     )
     return figure, caption
 
@@ -135,7 +137,7 @@ def draw_lr(selection: Selection, store: Store) -> Drawn:
     caption = (
         "Final result over the learning rate (log scale). Lines: mean over seeds; small markers: one seed each; ×: "
         "diverged or collapsed (scored at chance), counted in the mean. "
-        f"{_seed_counts(selection, _at(selection))}.{panel_note(selection)}"
+        f"{_seed_counts(selection, selection.runs)}.{panel_note(selection)}"
     )
     return _lines(selection, "lr", "learning rate"), caption
 
@@ -153,7 +155,7 @@ def draw_batch_size(selection: Selection, store: Store) -> Drawn:
 
 def draw_heatmap(selection: Selection, store: Store) -> Drawn:
     """Mean metric over learning rate × batch size, one panel an arm."""
-    runs = selection.reported_seeds(selection.runs)
+    runs = selection.runs
     if runs["lr"].nunique() < 2 or runs["batch_size"].nunique() < 2 or len(selection.arms) > MOST_PANELS:
         return None
     if runs.groupby(["arm", "lr", "batch_size", "seed"]).size().max() > 1:
@@ -184,8 +186,10 @@ def draw_heatmap(selection: Selection, store: Store) -> Drawn:
 # of a study, from its verdicts
 CLAIM_FIGURES: tuple[tuple[str, str, Callable[[Sequence[ClaimVerdict], Selection], Drawn]], ...] = (
     ("verdicts", "What was claimed, and what the seeds say", draw_verdicts),
-    ("flip-map", "Does the verdict survive another reading?", draw_flip_map),
+    ("flip-map", "Does the verdict hold in other analyses?", draw_flip_map),
+    ("spread", "Where the width of each interval comes from", draw_spread),
 )
+AUDIT_FIGURES = CLAIM_FIGURES[:2]  # a page over all studies has no room for more; each study's own report has all
 # of any runs; the first of those that no study was made for
 FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
     ("differences", "What the change does", draw_differences),
@@ -239,10 +243,6 @@ def _curve(axis: Any, index: int, values: np.ndarray) -> Any:
     return line
 
 
-def _at(selection: Selection) -> pd.DataFrame:
-    return selection.reported_seeds(selection.runs)
-
-
 def _arm_legend(figure: Any, selection: Selection, handles: dict[str, Any]) -> None:
     """In the order of the arms, whichever a panel met first."""
     arms = [arm for arm in selection.arms if arm in handles]
@@ -252,7 +252,7 @@ def _arm_legend(figure: Any, selection: Selection, handles: dict[str, Any]) -> N
 def _lines(selection: Selection, key: str, label: str) -> Any:
     """Score over a key on a log axis, a line an arm, a panel a stratum (less the key itself)."""
     metric = METRICS[selection.metric]
-    runs = (_at(selection) if key == "lr" else selection.reporting()).copy()
+    runs = (selection.runs if key == "lr" else selection.reporting()).copy()
     if key == "batch_size":
         runs["stratum"] = [_without_batch_size(stratum) for stratum in runs["stratum"]]
     strata = list(dict.fromkeys(s for s in runs["stratum"]))[:MOST_PANELS]

@@ -20,10 +20,10 @@ CELL = (0.58, 0.3)  # inches
 LABEL_LETTERS = 52
 GAP = 0.35  # cells between kinds of reading
 HOW_TO_READ = (
-    "The same comparisons, read in other ways. First column: each arm at its own best learning rate, which is what the "
-    "verdict is on; then both arms at one learning rate, and evaluated with other statistics than the running ones, "
-    "where that was measured. Sign: of the mean effect. A thick frame: this reading decides, and decides otherwise. A "
-    "blank is not read that way. Nothing is pooled over rows."
+    "The same runs, analysed in other ways. First column: each arm at its own best learning rate; this is the "
+    "verdict. Other columns: all arms at one learning rate, or evaluated with other statistics than the running "
+    "ones, where that was measured. Sign: of the mean effect. Thick frame: this analysis reverses the verdict. "
+    "Blank: not analysed. Each kind of analysis is corrected for its own number of tests."
 )
 Drawn = tuple[Any, str] | None
 
@@ -88,7 +88,7 @@ def _labels(claims: Sequence[ClaimVerdict]) -> list[tuple[str, ClaimVerdict | No
             lines += [(part, None) for part in textwrap.wrap(head, LABEL_LETTERS, break_long_words=False)]
         last = claim.comparison
         row = f"   {claim.stratum}" if claim.stratum else head
-        lines.append((f"   {row}: strawman, no verdict" if claim.reading_of else row, claim))
+        lines.append((f"   {row}: handicapped, no verdict" if claim.reading_of else row, claim))
     return lines
 
 
@@ -110,7 +110,7 @@ def _cell(axis: Any, x: float, y: float, verdict: Verdict, *, flips: bool) -> No
         (x - 0.46, y - 0.42), 0.92, 0.84, facecolor=look.fill, edgecolor="black" if flips else "#9a9a9a",
         linewidth=2.4 if flips else 0.6, zorder=3 if flips else 2,
     ))  # fmt: skip
-    sign = "" if verdict.effect is None else "+" if verdict.effect.t.mean > 0 else "−"
+    sign = "" if verdict.effect is None else "+" if verdict.effect.plain.mean > 0 else "−"
     axis.text(x, y, f"{look.letter} {sign}".strip(), ha="center", va="center", color=look.ink, fontsize=8.5, zorder=4,
               weight="bold" if flips else "normal")  # fmt: skip
 
@@ -128,13 +128,18 @@ def _frame(
         if claim is not None and claim.reading_of:
             label.set(color=GREY, style="italic")
     words = ["own best\nrate", *(f"{r.value:g}" if isinstance(r.value, float) else r.value for r in columns)]
+    words = [word.replace("these test images", "these test\nimages") for word in words]
     axis.set_xticks([0, *places], words)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.grid(visible=False)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    heads = {"learning rate": "both arms at this learning rate", "statistics": "evaluated with\nthese statistics"}
+    heads = {
+        "learning rate": "both arms at this learning rate",
+        "statistics": "evaluated with\nthese statistics",
+        "images": "for new seeds on",
+    }
     for kind, head in heads.items():
         own = [x for x, reading in zip(places, columns, strict=True) if reading.kind == kind]
         if own:
@@ -164,7 +169,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
 def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
     caption = HOW_TO_READ
     if any(claim.reading_of for claim in shown):
-        caption += f" A row in grey has {STRAWMAN}: no verdict, and all of it reads the row above otherwise."
+        caption += f" A row in grey has {STRAWMAN}: it is no verdict, and shows what that does to the row above."
     if num_claims > len(shown):
         caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
     return caption

@@ -98,11 +98,12 @@ def check_study(
         runs: a row a run that ended, with run_id and dotted config keys; None: arms are not checked.
     """
     ledger = store.ledger()
-    altered, removed, unledgered = _check_runs(store, frozen["run_ids"], ledger)
+    known = [*frozen["run_ids"], *(() if runs is None or runs.empty else runs["run_id"])]  # with those of added rates
+    altered, removed, unledgered = _check_runs(store, known, ledger)
     seen = ledger.last_study(name)
     return Integrity(
         altered_runs=altered,
-        altered_declaration=seen is not None and seen["digest"] != study_digest(frozen),
+        altered_declaration=seen is not None and seen.get("digest") != study_digest(frozen),
         misplaced_arms=() if runs is None else misplaced_arms(spec.arms, frozen["arms"], runs),
         removed_runs=removed,
         unledgered=unledgered,

@@ -126,8 +126,8 @@ def rounds_words(judged: Judged) -> list[str]:
         return []
     planned = ", ".join(str(look.num_pairs) for look in judged.looks)
     told = (
-        f"Seeds are added in rounds: judged at {planned} seeds, each time at a level of its own, which together allow "
-        "the 5 % that one look would have."
+        f"Seeds are added in rounds: the study is judged at {planned} seeds. Each look has a stricter level of its "
+        "own, so that all looks together err no more often than one look at 5 %."
     )
     there = "" if judged.next_runs is None else f"{judged.next_runs.there} of {judged.next_runs.needed} runs"
     lacking = f"Look {judged.num_looks + 1} is not complete: {there}."

@@ -41,6 +41,7 @@ def render_page(
         tables=tables,
         figures=[(figure, inline_svg(figure_folder / f"{figure.name}.svg", figure.name)) for figure in figures],
         readings=readings,
+        ladder=selection.runs["lr"].nunique() > 1,
         remarks=remarks,
         statuses=frame.runs["status"].value_counts().to_dict(),
         unhealthy=[

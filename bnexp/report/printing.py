@@ -10,12 +10,12 @@ from bnexp.report.tables import Table
 
 COLUMNS = 100
 # (what goes on a line of its own above its rows, what is left out) where a table is too wide: the first that suffices.
-# What a verdict is when read otherwise is told by the sentences below the table too.
+# What other analyses say is told by the sentences below the table too.
 LAYOUTS = (
     (("stratum",), ()),
     (("compared", "claimed"), ()),
-    (("compared", "claimed"), ("read otherwise",)),
-    (("compared", "claimed", "stratum"), ("read otherwise",)),
+    (("compared", "claimed"), ("other analyses",)),
+    (("compared", "claimed", "stratum"), ("other analyses",)),
 )
 
 

@@ -63,7 +63,9 @@ class OutcomeLook:
 # told apart in grey by letter, word and fill, not by hue
 OUTCOME_LOOKS = {
     "supported": OutcomeLook("#0072B2", "white", "#005a8c", "S"),
+    "supported, direction only": OutcomeLook("#a9cfe6", "black", "#005a8c", "s"),
     "contradicted": OutcomeLook("#E69F00", "black", "#9a4f00", "C"),
+    "contradicted, direction only": OutcomeLook("#f5d491", "black", "#9a4f00", "c"),
     "negligible": OutcomeLook("#bdbdbd", "black", "#555555", "N"),
     "inconclusive": OutcomeLook("white", "#444444", "#222222", "I"),
     "untested": OutcomeLook("#f3f3f3", "#777777", "#777777", "U"),

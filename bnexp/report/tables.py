@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bnexp.analysis.effects import Effect, own_best_effects, same_lr_effects
 from bnexp.analysis.frame import load_probes
-from bnexp.analysis.select import Effect, Selection, health_ladders, own_best_effects, same_lr_effects
+from bnexp.analysis.select import Selection, health_ladders
 from bnexp.analysis.stats import Estimate, largest_healthy, mean_interval, unhealthy_rates
 from bnexp.metrics import METRICS, Metric
 from bnexp.report.words import is_at_ladder_end
@@ -73,6 +74,7 @@ def arms_table(selection: Selection) -> Table:
                 continue
             scores = cell["score"].dropna()
             estimate = mean_interval(scores.tolist()) if len(scores) else Estimate(math.nan, math.nan, math.nan, 0)
+            estimate = possible(estimate, metric)
             counts = {status: int((cell["status"] == status).sum()) for status in ("finished", "diverged", "collapsed")}
             lr = selection.best_lr[arm, stratum]
             end = " (end of the ladder)" if is_at_ladder_end(selection, arm, stratum) else ""
@@ -86,7 +88,20 @@ def arms_table(selection: Selection) -> Table:
                 {"stratum": stratum, "arm": arm, "learning rate": f"{lr:g}{end}", "n": str(len(cell)),
                  metric.label: _interval(estimate, metric), "diverged or collapsed": unhealthy}
             )  # fmt: skip
-    return table_of("arms", "Final results, each arm at its own best learning rate", exact, shown, selection)
+    return table_of(
+        "arms",
+        "Final results, each arm at its own best learning rate, with 95 % intervals over seeds alone",
+        exact,
+        shown,
+        selection,
+    )
+
+
+def possible(estimate: Estimate, metric: Metric) -> Estimate:
+    """An interval without what no run can score: an accuracy lies between 0 and 1."""
+    if metric.unit != "fraction":
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
 def effects_table(name: str, title: str, effects: Sequence[Effect], selection: Selection) -> Table:
@@ -101,15 +116,15 @@ def effects_table(name: str, title: str, effects: Sequence[Effect], selection: S
         lr = {} if effect.lr is None else {"lr": effect.lr}
         shown_lr = {} if effect.lr is None else {"learning rate": f"{effect.lr:g}"}
         exact.append(
-            {**key, **lr, "n": d.t.num, "mean": d.t.mean, "t_low": d.t.low, "t_high": d.t.high, "bca_low": d.bca.low,
-             "bca_high": d.bca.high, "sd": d.sd, "pairing_gain": d.gain,
+            {**key, **lr, "n": d.t.num, "mean": d.t.mean, "low": d.t.low, "high": d.t.high,
+             "sd": d.sd, "pairing_gain": d.gain,
              "unpaired_seeds": " ".join(map(str, d.unpaired)),
              "unhealthy_seeds": " ".join(map(str, effect.unhealthy))}
         )  # fmt: skip
         shown.append(
             {"stratum": effect.stratum, "difference": contrast, **shown_lr, "n": str(d.t.num),
-             f"mean [95 % t] ({_unit(metric)})": _interval(d.t, metric, sign=True),
-             "95 % BCa": _bounds(d.bca, metric), "SD": _number(d.sd, metric), "pairing gain": _gain(d.gain),
+             f"mean [95 %] ({_unit(metric)})": _interval(d.t, metric, sign=True),
+             "SD": _number(d.sd, metric), "pairing gain": _gain(d.gain),
              "seeds without a partner": " ".join(map(str, d.unpaired)) or "none",
              "seeds diverged or collapsed": " ".join(map(str, effect.unhealthy)) or "none"}
         )  # fmt: skip

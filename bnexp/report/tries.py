@@ -40,7 +40,7 @@ def other_tries(store: Store, name: str, frozen: Mapping[str, Any], spec: StudyS
     for other, event in there.items():
         if event is not None and event["claim_key"] == key:
             yield Try(other, _how(event, own, spec))
-    starts = [event for event in ledger.studies if not event.get("again")]
+    starts = [event for event in ledger.studies if "name" in event and not event.get("again")]
     lying = {event["name"]: event for event in starts if event["name"] == name or event["name"] in there}
     for start in starts:
         # the last start of a name is what lies in the folder, if anything does
@@ -70,9 +70,9 @@ def _start(event: Mapping[str, Any]) -> tuple[Any, ...]:
 def _event_here(store: Store, name: str) -> dict[str, Any] | None:
     try:
         study = store.study(name)
-    except StoreError:  # half a file is its own report's to tell
+        return study_event(store.root, name, study, again=False) if study and "declaration" in study else None
+    except (StoreError, AttributeError, KeyError, TypeError, ValueError):  # a damaged file is its own report's to tell
         return None
-    return study_event(store.root, name, study, again=False) if study and "declaration" in study else None
 
 
 def _how(event: Mapping[str, Any], own: Mapping[str, Any], spec: StudySpec) -> str:

@@ -12,7 +12,7 @@ from bnexp.analysis.claims import ClaimVerdict, with_other_inits
 from bnexp.analysis.select import Selection
 from bnexp.report.effect_words import OF_FAILURES, Scale, claimed, compared, contrasted, measured, scale_of, sides
 from bnexp.report.style import GREY, OUTCOME_LOOKS, legend_below
-from bnexp.report.verdict_words import STRAWMAN, counted, level_words
+from bnexp.report.verdict_words import STRAWMAN, counted
 
 MOST_ROWS = 24
 WIDTH, ROW, LINE, PANEL = 7.4, 0.33, 0.16, 0.95  # inches: the figure, a row, a line of its label, the rest of a panel
@@ -22,10 +22,11 @@ POINTS_PER_LETTER = 5.6  # of an outcome in bold
 CLAIMED, SMALL = "#dcebf7", "#e4e4e4"
 FACTORS_SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 HOW_TO_READ = (
-    "What was claimed, and what the seeds say. Circle: one seed; diamond and bar: mean and t interval ({level}), "
-    "with the verdict and the numbers at the right. Grey: smaller than the declared margin; blue: where the claim "
-    "holds. Each arm runs at its own best learning rate, unless learning rates are what is compared. The verdicts are "
-    "corrected for their number, the intervals are not."
+    "Circle: one seed. Diamond and bar: the mean and the interval that decided; the verdict and the numbers stand "
+    "at the right. Grey: differences smaller than the margin, too small to matter. Blue: where the claim holds. All "
+    "of the bar beyond the grey: supported or contradicted. All of it in the grey: negligible. Off 0 but reaching "
+    "into the grey: direction only. Each arm runs at its own best learning rate, unless learning rates are what is "
+    "compared. The bar covers the rates that could have been chosen and is corrected for the number of comparisons."
 )
 Drawn = tuple[Any, str] | None
 
@@ -138,8 +139,8 @@ def _limits(claims: Sequence[ClaimVerdict], scale: Scale) -> tuple[float, float]
             continue
         healthy = [value for seed, value in claim.values.items() if seed not in failed_seeds(claim)]
         inside += healthy or list(claim.values.values())
-        if not failed_seeds(claim) and np.isfinite(effect.t.low):
-            inside += [effect.t.low, effect.t.high]
+        if not failed_seeds(claim) and np.isfinite(effect.deciding.low):
+            inside += [effect.deciding.low, effect.deciding.high]
     room = 0.06 * (max(inside) - min(inside))
     return scale.shown(min(inside) - room), scale.shown(max(inside) + room)
 
@@ -178,10 +179,10 @@ def _row(axis: Any, y: int, claim: ClaimVerdict, scale: Scale, limits: tuple[flo
     if not healthy.all():
         axis.plot(np.clip(values[~healthy], low, high), (y + jitter)[~healthy], "x", color="#9a4f00", markersize=5,
                   markeredgewidth=1.3, clip_on=False, zorder=6)  # fmt: skip
-    if np.isfinite(effect.t.low):
-        ends = np.clip([scale.shown(effect.t.low), scale.shown(effect.t.high)], low, high)
+    if np.isfinite(effect.deciding.low):
+        ends = np.clip([scale.shown(effect.deciding.low), scale.shown(effect.deciding.high)], low, high)
         axis.plot(ends, [y, y], color=look.word, linewidth=2.2, zorder=4)
-    mean = scale.shown(effect.t.mean)
+    mean = scale.shown(effect.deciding.mean)
     marker = "<" if mean < low else ">" if mean > high else "D"
     axis.plot([np.clip(mean, low, high)], [y], marker, color=look.fill, markersize=6.5 if marker == "D" else 9,
               markeredgecolor=look.word, markeredgewidth=1.2, clip_on=False, zorder=5)  # fmt: skip
@@ -192,7 +193,7 @@ def _told(axis: Any, claims: Sequence[ClaimVerdict], scale: Scale, longest: int)
     width = 14 + POINTS_PER_LETTER * longest
     for y, claim in enumerate(reversed(claims)):
         effect, look = claim.verdict.effect, OUTCOME_LOOKS[claim.verdict.outcome]
-        numbers = "—" if effect is None else f"{scale.interval(effect.t, unit=False)}, {counted(claim)}"
+        numbers = "—" if effect is None else f"{scale.interval(effect.deciding, unit=False)}, {counted(claim)}"
         weight = "normal" if claim.reading_of else "bold"
         for text, offset, style in ((claim.outcome, 8.0, {"weight": weight}), (numbers, width, {})):
             axis.annotate(
@@ -227,7 +228,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
         Line2D([], [], marker="D", color="#005a8c", markersize=6, linewidth=2.2),
         Patch(facecolor=CLAIMED, edgecolor="#9bbbd6", linewidth=0.5),
     ]
-    labels = ["one seed", "mean and interval", "what is claimed"]
+    labels = ["one seed", "mean and deciding interval", "what is claimed"]
     if any(claim.comparison.direction in ("higher", "lower") for claim in claims):  # else it is part of what is claimed
         handles.append(Patch(facecolor=SMALL))
         labels.append("too small to matter")
@@ -238,7 +239,7 @@ def _legend(figure: Any, claims: Sequence[ClaimVerdict]) -> None:
 
 
 def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
-    caption = HOW_TO_READ.format(level=level_words(shown))
+    caption = HOW_TO_READ
     if any(map(failed_seeds, shown)):
         caption += (
             " ×: a seed with a run that diverged, collapsed or never got there, counted in the mean; the axis spans "
@@ -250,7 +251,7 @@ def _caption(shown: Sequence[ClaimVerdict], *, num_claims: int) -> str:
             "to hold wherever beyond it the truth may lie."
         )
     if any(claim.reading_of for claim in shown):
-        caption += f" A row in grey has {STRAWMAN}: it reads the row above otherwise and is no verdict."
+        caption += f" A row in grey has {STRAWMAN}: it is no verdict, and shows what that does to the row above."
     if num_claims > len(shown):
         caption += f" Shown: the first {len(shown)} of {num_claims} rows; the tables have all."
     return caption

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from bnexp.analysis.select import Effect, Selection, healthy_limits
+from bnexp.analysis.claims import ClaimVerdict
+from bnexp.analysis.effects import Effect
+from bnexp.analysis.select import Selection, healthy_limits
+from bnexp.analysis.widening import Widened
 from bnexp.metrics import METRICS, Metric
+from bnexp.report.ladder_words import ladder_notes
 from bnexp.report.style import MOST_PANELS
 from bnexp.study import StudySpec
 
+NEW_SPLITS, NEW_IMAGES = "new seeds, splits and images", "new seeds and images"
+THIS_TEST_SET = "new seeds, on this test set"
 FEW_ENDS = 3  # arms at an end of their ladder that are named
 LADDER = 5  # learning rates; fewer tune an arm, so many ask how far it goes
 SHOWN_FIXED = ("data.name", "model.name", "model.depth", "model.width", "model.activation", "model.init", "norm.kind",
@@ -24,13 +31,13 @@ def reading(effect: Effect, selection: Selection) -> str:
     name = f"{where}{effect.treatment} − {effect.control}"
     mean = f"{signed(estimate.mean, metric)} {unit}"
     if not math.isfinite(estimate.low):
-        return f"{name}: {mean}, n = {estimate.num} pair: no interval, so nothing can be said."
+        return f"{name}: {mean}, {count(estimate.num, 'seed')}: no interval, so nothing can be said."
     low, high = (signed(bound, metric) for bound in (estimate.low, estimate.high))
-    line = f"{name}: {mean} [{low}, {high}], n = {estimate.num} pairs: {_judgement(effect, selection)}."
+    line = f"{name}: {mean} [{low}, {high}], {count(estimate.num, 'seed')}: {_judgement(effect, selection)}."
     if not effect.unhealthy:
         return line
-    hold = "1 pair holds" if len(effect.unhealthy) == 1 else f"{len(effect.unhealthy)} pairs hold"
-    return f"{line} {hold} a diverged (scored at chance) or collapsed run: look at the seeds before the mean."
+    had = f"In {count(len(effect.unhealthy), 'seed')} a run diverged (scored at chance) or collapsed"
+    return f"{line} {had}: look at the seeds before the mean."
 
 
 def signed(value: float, metric: Metric) -> str:
@@ -98,45 +105,85 @@ def panel_note(selection: Selection) -> str:
     )
 
 
-def notes(selection: Selection, study: StudySpec | None) -> list[str]:
+def covers(claim: ClaimVerdict) -> str:
+    """What the interval is about, besides new seeds."""
+    contrast = claim.contrast
+    if contrast is not None and contrast.overlap > 1:
+        return NEW_SPLITS
+    if contrast is not None and contrast.crossed is not None:
+        return NEW_IMAGES
+    return THIS_TEST_SET
+
+
+def images_note(selection: Selection, claims: Sequence[ClaimVerdict] | None = None) -> str:
+    """What the intervals are about besides new seeds.
+
+    Args:
+        claims: the verdicts of a study, each of which knows; None: of a report of every run.
+    """
+    images = selection.images
+    whose = "The intervals of differences" if claims is None else "The intervals of the verdicts"
+    if images is not None and images.per_seed:
+        return (
+            f"Each seed drew its own training, validation and test images. {whose} are for new seeds and new "
+            "splits of data like these. They are wider than for seeds alone, because the splits share images "
+            "(Nadeau & Bengio 2003)."
+        )
+    if claims is not None:
+        judged = [claim for claim in claims if claim.verdict.effect is not None]
+        num_new, num = sum(covers(claim) == NEW_IMAGES for claim in judged), len(judged)
+    else:
+        kept = images is not None and images.scores(list(selection.reporting()["run_id"].unique())) is not None
+        num_new, num = (1, 1) if kept else (0, 1)
+    if num_new and num_new == num:
+        return f"{whose} are for new seeds and new test images like these, not for another split of the data."
+    if num_new:
+        return (
+            f"In {num_new} of {count(num, 'comparison')} the interval is for new seeds and new test images like "
+            "these. In the others it shows how much seeds vary, on this test set: they compare other measures than "
+            "test accuracy, or not all of their runs kept their predictions. No interval is for another split of "
+            "the data."
+        )
+    return (
+        f"{whose} show how much seeds vary, on this test set and this split of the data. They say nothing about "
+        "other images."
+    )
+
+
+def notes(
+    selection: Selection,
+    study: StudySpec | None,
+    ladders: Sequence[Widened] = (),
+    claims: Sequence[ClaimVerdict] | None = None,
+) -> list[str]:
     """What a reader must know before trusting the numbers.
 
     Args:
+        claims: the verdicts of a study.
+        ladders: of a study, as it widened them.
         study: that the verdicts are on, corrected for their number; None: every run of a folder is shown.
     """
     found = []
-    seeds = ", ".join(map(str, selection.tuning_seeds))
-    if selection.tuning_seeds and selection.runs["lr"].nunique() == 1:
+    if selection.runs["lr"].nunique() > 1:
         found.append(
-            f"The tuning seeds {seeds} are not reported, as declared; with one learning rate nothing was chosen."
-        )
-    elif selection.tuning_seeds and not selection.shared_seeds:
-        found.append(
-            f"Each arm's own best learning rate was chosen on validation by its mean over the tuning seeds {seeds}, "
-            "which are not reported."
-        )
-    elif selection.tuning_seeds:
-        found.append(
-            "Each arm's own best learning rate was chosen on validation by its mean over the same seeds that are "
-            "reported: the chosen results are slightly optimistic."
-        )
-    if selection.untuned:
-        found.append(
-            f"No tuning run has ended for {'; '.join(_place(*key) for key in selection.untuned)}: there the seeds that "
-            "are reported chose the learning rate too."
+            "Each arm runs at its own best learning rate: the one with the best mean on validation over all seeds. "
+            "All seeds choose, and all are reported. What is estimated is the difference of the arms, each at the "
+            "best rate tried; the intervals cover the rates that could have been chosen."
         )
     if selection.gaps:
         gaps = (f"{_place(*key)} at {', '.join(f'{lr:g}' for lr in lrs)}" for key, lrs in selection.gaps.items())
         found.append(
-            f"Not judged at a learning rate that others in its stratum were, or not at all tuning seeds: "
+            f"Not run at a learning rate that others in its stratum were, or not with all of its seeds: "
             f"{'; '.join(gaps)}. The search was not the same for all arms."
         )
     ends = at_ladder_ends(selection, study)
-    if ends:
+    if ends and not ladders:
         more = f" and {len(ends) - FEW_ENDS} more" if len(ends) > FEW_ENDS else ""
         found.append(
-            f"Best rate at an end of its ladder: {'; '.join(ends[:FEW_ENDS])}{more}; a better one may lie beyond."
+            f"The best learning rate was the smallest or largest tried: {'; '.join(ends[:FEW_ENDS])}{more}. A wider "
+            "search might do better."
         )
+    found += ladder_notes(ladders)
     if selection.confounded:
         found.append(
             f"The arms differ in {', '.join(selection.confounded)} too: an effect cannot be put down to one of them."
@@ -144,13 +191,13 @@ def notes(selection: Selection, study: StudySpec | None) -> list[str]:
     scored = selection.reporting()
     if len(selection.pairs) > 1 and study is None:
         found.append(
-            "The intervals are not corrected for the number of comparisons: with many, some exclude 0 by luck."
+            "The intervals are not corrected for the number of comparisons: among many, some exclude 0 by luck."
         )
-    found.append("The intervals cover the seeds alone: one data split, one test set.")
+    found.append(images_note(selection, claims))
     smallest = int(scored.groupby(["arm", "stratum"]).size().min()) if len(scored) else 0
     if smallest < 6:
         seeds = f"{smallest} reported seed{'s' * (smallest != 1)}"
-        found.append(f"Some arms have only {seeds}; under six, no comparison can be defended.")
+        found.append(f"Some arms have only {seeds}: with under six, nothing is decided.")
     return found
 
 

@@ -55,7 +55,7 @@ def _coverage(values: Array, truth: float) -> dict[str, float]:
     spread = over_seeds(values)
     distance = np.abs(spread.mean - truth)[:, 0]
     without = (student.isf(0.025, spread.degrees) * spread.error)[:, 0]
-    half = without * overlap_factor(NUM_TEST, NUM_TRAIN, values.shape[1])
+    half = without * overlap_factor(NUM_TEST / NUM_TRAIN, values.shape[1])
     return {
         "true_difference_points": round(100 * truth, 3),
         "coverage_with_factor": share(distance <= half),

@@ -57,13 +57,14 @@ def by_hand(one: Term, other: Term) -> tuple[float, float]:
             p = 1.0 if r == best else scipy_stats.ttest_1samp(ahead, 0.0, alternative="greater").pvalue
             if p > STRICT:
                 kept.append(r)
+        usual = [np.mean([np.mean([scores[s, r] for s in draw]) for draw in draws]) for r in rates]
         validated, hindsight = [], []
         for draw in draws:
             means = [np.mean([scores[s, r] for s in draw]) for r in rates]
             vote_means = [np.mean([votes[s, r] for s in draw]) for r in rates]
             i, j = int(np.argmax(vote_means)), int(np.argmax(means))
-            validated.append(means[i] - scores[:, i].mean())
-            hindsight.append(means[j] - scores[:, j].mean())
+            validated.append(means[i] - usual[i])
+            hindsight.append(means[j] - usual[j])
         arms[name] = best, kept, np.mean(validated), np.mean(hindsight)
     best, kept, curse, luck = arms["one"]
     other_best, other_kept, other_curse, other_luck = arms["other"]

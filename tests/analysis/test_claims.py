@@ -15,7 +15,6 @@ from made_up import (
     NOISE,
     RATES,
     SEEDS,
-    TUNING,
     Ended,
     Run,
     judged,
@@ -31,6 +30,7 @@ from scipy import stats as scipy_stats
 
 from bnexp.analysis.claims import Declared, judge_study, load_study
 from bnexp.analysis.select import select
+from bnexp.analysis.widening import best_rate
 from bnexp.errors import StoreError
 from bnexp.records import RunRecord
 from bnexp.store import Store
@@ -45,16 +45,19 @@ from bnexp.store import Store
         (0.0, 1, "higher", "negligible"),
         (0.0, 1, "same", "supported"),
         (0.0, 5, "higher", "inconclusive"),
+        (0.012, 1, "higher", "supported, direction only"),
+        (0.012, 1, "lower", "contradicted, direction only"),
     ],
 )
 def test_outcome_from_runs(effect: float, spread: float, direction: str, outcome: str) -> None:
     (claim,) = judged(study({"direction": direction}), two_arms(effect, spread))
     assert (claim.stratum, claim.verdict.outcome, claim.verdict.num_pairs) == ("", outcome, len(SEEDS))
     assert claim.verdict.effect is not None
-    assert claim.verdict.effect.t.mean == pytest.approx(effect)
+    assert claim.verdict.effect.deciding.mean == pytest.approx(effect)
     differences = [effect + spread * NOISE[seed] for seed in SEEDS]
     interval = scipy_stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert (claim.verdict.effect.t.low, claim.verdict.effect.t.high) == pytest.approx((interval.low, interval.high))
+    found = claim.verdict.effect.deciding  # one rate is better by far, so that there is nothing that a choice costs
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert claim.values == pytest.approx(dict(zip(SEEDS, differences, strict=True)))
     assert (claim.failed, claim.look) == (frozenset(), None)
 
@@ -82,9 +85,9 @@ def stored(root: Path, outcome: Callable[[Run], tuple[str, float] | None]) -> tu
 
 
 @pytest.mark.parametrize("instead", [None, "failed"])
-@pytest.mark.parametrize("seed", [5, 0])  # one that is reported, one that tunes
-def test_a_missing_or_crashed_run_is_untested_and_no_number(tmp_path: Path, seed: int, instead: str | None) -> None:
-    lost = without(two_arms(0.03), lambda run: (run.arm, run.lr, run.seed) == ("batch", 0.3, seed), instead)
+@pytest.mark.parametrize("lr", [0.3, 1.0])  # at the best rate, and at one that only chooses
+def test_a_missing_or_crashed_run_is_untested_and_no_number(tmp_path: Path, lr: float, instead: str | None) -> None:
+    lost = without(two_arms(0.03), lambda run: (run.arm, run.lr, run.seed) == ("batch", lr, 5), instead)
     store, members = stored(tmp_path, lost)  # type: ignore[arg-type]
     run_ids = [name for names in members.values() for name in names]
     frame, selection = load_study(store, study(), run_ids, members)
@@ -94,8 +97,8 @@ def test_a_missing_or_crashed_run_is_untested_and_no_number(tmp_path: Path, seed
     verdict = claim.verdict
     assert (verdict.outcome, verdict.effect, verdict.needed) == ("untested", None, None)
     assert verdict.reason == "runs are missing"
-    expected = "seed 5: no batch" if seed == 5 else "batch: tuning runs are missing"
-    assert verdict.incomplete == (expected,)
+    untuned = "batch: not every rate has been run with every seed"
+    assert verdict.incomplete == (("seed 5: no batch", untuned) if lr == 0.3 else (untuned,))
 
 
 def test_measures_that_comparisons_read_are_loaded(tmp_path: Path) -> None:
@@ -127,16 +130,17 @@ def test_what_other_statistics_say_is_loaded_where_the_study_measures_it(tmp_pat
 @pytest.mark.parametrize(
     "lacking",
     [
-        lambda run: run.seed in TUNING,  # all of them: the reported seeds would choose
-        lambda run: run.seed == 1,  # one of both arms: the other would choose alone
-        lambda run: run.lr == 1.0 and run.seed in TUNING,  # a rate that no arm was tuned at
+        lambda run: run.lr == 1.0 and run.seed == 4,  # a rate that is not reported, at one seed
         lambda run: run.lr == 1.0,  # a rate that no run knows of
+        lambda run: run.lr == 0.1 and run.seed in SEEDS[:7],
     ],
 )
 def test_what_both_arms_lack_is_missing_too(lacking: Callable[[Run], bool]) -> None:
     (claim,) = judged(study(), without(two_arms(0.03), lacking))
     assert (claim.verdict.outcome, claim.verdict.effect) == ("untested", None)
-    assert claim.verdict.incomplete == ("batch: tuning runs are missing", "none: tuning runs are missing")
+    assert claim.verdict.incomplete == (
+        "batch: not every rate has been run with every seed", "none: not every rate has been run with every seed",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -150,16 +154,10 @@ def test_every_arm_is_tuned_at_every_level_that_is_compared(comparison: dict[str
     arm = "layer" if comparison["shape"] == "interaction" else "none"
     whole_one, *_ = judged(spec, two_arms(0.03))
     assert whole_one.verdict.outcome != "untested"
-    lost = without(two_arms(0.03), lambda run: run == Run(arm, 0.1, 1, (4,)))
+    lost = without(two_arms(0.03), lambda run: run == Run(arm, 0.1, 4, (4,)))
     claims = judged(spec, lost)
     assert claims[-1].verdict.outcome == "untested"
-    assert claims[-1].verdict.incomplete == (f"{arm}: tuning runs are missing",)
-
-
-def test_what_compares_all_rates_needs_none_of_them_tuned() -> None:
-    spec = study({"shape": "reach", "over": "lr", "margin": 3}, {"shape": "search", "budget": 1})
-    claims = judged(spec, without(two_arms(0.03), lambda run: run.seed in TUNING))
-    assert [claim.verdict.incomplete for claim in claims] == [(), ()]
+    assert claims[-1].verdict.incomplete == (f"{arm}: not every rate has been run with every seed",)
 
 
 def test_an_arm_without_a_run_is_untested() -> None:
@@ -177,11 +175,12 @@ def test_a_measure_without_a_value_is_untested_and_says_so() -> None:
     (claim,) = judged(spec, outcome)
     assert (claim.verdict.outcome, claim.verdict.effect) == ("untested", None)
     assert "no value" in claim.verdict.reason
-    assert claim.verdict.incomplete == ("seed 4: no value of none",)
+    assert set(claim.verdict.incomplete) == {"seed 4: no value of none"}
     # a run that is not there comes first: it may have a value
     (claim,) = judged(spec, without(outcome, lambda run: run.arm == "batch" and run.seed == 7))
     assert claim.verdict.reason == "runs are missing"
-    assert claim.verdict.incomplete == ("seed 7: no batch", "seed 4: no value of none")
+    untuned = "batch: not every rate has been run with every seed"
+    assert claim.verdict.incomplete == ("seed 7: no batch", untuned, "seed 4: no value of none")
 
 
 def sick(run: Run, seeds: Iterable[int]) -> bool:
@@ -195,7 +194,13 @@ def test_a_failed_run_counts_at_chance_whichever_arm_it_is_of() -> None:
     assert claim.verdict.effect.failures is not None
     assert (claim.verdict.effect.failures.control, claim.failed) == (1, frozenset({2}))
     expected = np.mean([0.85 + 0.003 * math.sin(2) + 0.03 + NOISE[2] - CHANCE] + [0.03 + NOISE[s] for s in SEEDS[1:]])
-    assert claim.verdict.effect.t.mean == pytest.approx(expected)  # scored at chance, not dropped
+    assert claim.verdict.effect.deciding.mean == pytest.approx(expected)  # scored at chance, not dropped
+    healthy = claim.verdict.effect.healthy
+    assert healthy is not None
+    rest = scipy_stats.ttest_1samp([0.03 + NOISE[s] for s in SEEDS[1:]], 0).confidence_interval(0.95)
+    assert (healthy.mean, healthy.low, healthy.high, healthy.num) == pytest.approx(
+        (0.03 + np.mean([NOISE[s] for s in SEEDS[1:]]), rest.low, rest.high, 7)
+    )
 
     outcomes = []
     for arm in ("none", "batch"):
@@ -232,7 +237,7 @@ def test_a_control_of_which_runs_are_missing_is_untested_and_not_yet_invalid() -
 
 def test_pairs_form_by_seed() -> None:
     # seeds differ by far more than the arms: any other pairing has another spread
-    scores = {seed: 0.3 + 0.06 * seed for seed in (*TUNING, *SEEDS)}
+    scores = {seed: 0.3 + 0.06 * seed for seed in SEEDS}
 
     def outcome(run: Run) -> Ended:
         extra = 0.02 + NOISE.get(run.seed, 0) if run.arm == "batch" else 0
@@ -245,20 +250,42 @@ def test_pairs_form_by_seed() -> None:
     assert claim.verdict.effect.gain > 100
 
 
-def test_tuning_seeds_choose_and_never_enter() -> None:
-    # at the tuning seeds 1.0 is best for the treatment, by luck; at the others it is its worst
+def test_every_seed_chooses_and_is_reported() -> None:
+    # by two seeds alone, or by most of them, 1.0 would be best for the treatment; by all of them 0.3 is
     def outcome(run: Run) -> Ended:
-        if run.seed in TUNING:
-            return "finished", 0.99 if run.lr == (1.0 if run.arm == "batch" else 0.1) else 0.5
-        level = {0.1: 0.80, 0.3: 0.90, 1.0: 0.77}[run.lr]
-        return "finished", level + (NOISE[run.seed] if run.arm == "batch" else 0)
+        if run.arm == "none":
+            return "finished", 0.80 - 0.1 * (run.lr != 0.1)
+        level = {0.1: 0.60, 0.3: 0.85, 1.0: 0.86 if run.seed != SEEDS[7] else 0.50}[run.lr]
+        return "finished", level + NOISE[run.seed]
 
     selection = selected(study(), outcome)
-    assert selection.best_lr == {("none", ""): 0.1, ("batch", ""): 1.0}
+    assert selection.best_lr == {("none", ""): 0.1, ("batch", ""): 0.3}
     (claim,) = judge_study(selection, study(), declared=whole(study()))
-    assert claim.verdict.effect is not None
-    assert claim.verdict.effect.t.mean == pytest.approx(-0.03)
-    assert (claim.verdict.outcome, claim.verdict.num_pairs) == ("contradicted", len(SEEDS))
+    assert claim.values == pytest.approx({seed: 0.05 + NOISE[seed] for seed in SEEDS})
+    assert claim.verdict.num_pairs == len(SEEDS)
+
+
+def test_of_rates_that_are_equally_good_every_step_takes_the_smaller_one() -> None:
+    """However the votes of one sum are rounded: as a pandas, a numpy or a Python sum."""
+    rng, checked = np.random.default_rng(0), 0
+    spec = study(rates=(0.1, 0.3))
+    while checked < 25:
+        right = rng.integers(300, 306, size=(2, len(SEEDS)))
+        if right[0].sum() != right[1].sum() or (right[0] == right[1]).all():
+            continue
+        checked += 1
+        votes = dict(zip((0.1, 0.3), (right / 360).tolist(), strict=True))
+
+        def outcome(run: Run, votes: dict[float, list[float]] = votes) -> Ended:
+            return "finished", votes[run.lr][SEEDS.index(run.seed)]
+
+        selection = selected(spec, outcome)
+        assert set(selection.best_lr.values()) == {0.1}
+        assert best_rate(votes) == 0.1
+        (claim,) = judge_study(selection, spec, declared=whole(spec))
+        assert claim.contrast is not None
+        assert claim.contrast.choice is not None
+        assert set(claim.contrast.choice.chosen.values()) == {0.1}
 
 
 def test_an_exploratory_study_judges_the_seeds_it_has_and_says_what_it_is() -> None:
@@ -271,14 +298,15 @@ def test_an_exploratory_study_judges_the_seeds_it_has_and_says_what_it_is() -> N
     uneven = without(fewer, lambda run: sick(run, [7]))
     (claim,) = judged(study(), uneven, exploratory=True)
     assert (claim.verdict.outcome, claim.verdict.incomplete) == ("untested", ("seed 7: no none",))
-    untuned = without(fewer, lambda run: sick(run, [1]) and run.lr == 0.1)
+    untuned = without(fewer, lambda run: sick(run, [4]) and run.lr == 0.1)
     (claim,) = judged(study(), untuned, exploratory=True)
-    assert (claim.verdict.outcome, claim.verdict.incomplete) == ("untested", ("none: tuning runs are missing",))
+    assert claim.verdict.outcome == "untested"
+    assert claim.verdict.incomplete == ("none: not every rate has been run with every seed",)
 
 
 def test_seeds_that_nobody_declared_are_left_out_and_named() -> None:
     selection = selected(study(), two_arms(0.03))
-    (claim,) = judge_study(selection, study(), declared=Declared(SEEDS[:6], TUNING, RATES))
+    (claim,) = judge_study(selection, study(), declared=Declared(SEEDS[:6], RATES))
     assert (claim.verdict.num_pairs, claim.verdict.undeclared) == (6, SEEDS[6:])
 
 
@@ -310,7 +338,7 @@ def test_a_run_in_two_arms_counts_in_both() -> None:
     one, two, same = judge_study(selection, spec, declared=whole(spec))
     assert one.verdict.effect is not None
     assert two.verdict.effect is not None
-    assert one.verdict.effect.t == two.verdict.effect.t
+    assert one.verdict.effect.plain == two.verdict.effect.plain
     assert (one.verdict.outcome, two.verdict.outcome, same.verdict.outcome) == ("supported", "supported", "negligible")
 
 

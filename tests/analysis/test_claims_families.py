@@ -21,7 +21,7 @@ PRECISE, BATCH = Reading("statistics", "precise"), Reading("statistics", "batch"
 def factor(verdict: Verdict) -> float:
     """By how much Holm raised the p of a difference: the number of those that could still be rejected."""
     assert verdict.effect is not None
-    return verdict.effect.p_holm / verdict.effect.p
+    return verdict.effect.p_direction / verdict.effect.p
 
 
 def of_tanh(run: Run) -> bool:
@@ -43,9 +43,9 @@ def test_the_family_spans_strata_and_comparisons() -> None:
     raw = [scipy_stats.ttest_1samp([0.0135 + factors[name] * NOISE[s] for s in SEEDS], 0).pvalue for name in names]
     effects = [claim.verdict.effect for claim in claims]
     assert all(effects)
-    assert [effect.p_holm for effect in effects if effect] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert [effect.p_direction for effect in effects if effect] == pytest.approx(multipletests(raw, method="holm")[1])
     assert max(raw) < 0.05 < max(multipletests(raw, method="holm")[1])  # so the family decides about some
-    assert {claim.verdict.outcome for claim in claims} == {"supported", "inconclusive"}
+    assert {claim.verdict.outcome for claim in claims} == {"supported, direction only", "inconclusive"}
 
 
 def test_a_comparison_over_a_stratum_is_judged_in_fewer_and_counts_fewer() -> None:
@@ -95,12 +95,12 @@ def test_alpha_is_that_of_every_family(alpha: float) -> None:
     (claim,) = judged(study(), with_statistics(two_arms(0.0135, 2.2)), alpha=alpha)
     assert claim.verdict.effect is not None
     assert 0.01 < claim.verdict.effect.p < 0.05
-    assert claim.verdict.outcome == ("supported" if alpha == 0.05 else "inconclusive")
+    assert claim.verdict.outcome == ("supported, direction only" if alpha == 0.05 else "inconclusive")
     assert claim.readings[PRECISE].outcome == "supported"  # at any alpha
     interval = scipy_stats.ttest_1samp(list(claim.values.values()), 0).confidence_interval(1 - alpha)
     for verdict in (claim.verdict, claim.same_lr[0.3]):
         assert verdict.effect is not None
-        assert (verdict.effect.t.low, verdict.effect.t.high) == pytest.approx((interval.low, interval.high))
+        assert (verdict.effect.plain.low, verdict.effect.plain.high) == pytest.approx((interval.low, interval.high))
 
 
 # readings
@@ -117,7 +117,7 @@ def test_verdicts_at_the_same_rate_are_a_family_of_their_own() -> None:
         0.1: "supported", 0.3: "negligible", 1.0: "contradicted",
     }  # fmt: skip
     p = [scipy_stats.ttest_1samp([effects[lr] + NOISE[s] for s in SEEDS], 0).pvalue for lr in RATES]
-    found = [verdict.effect.p_holm for verdict in claim.same_lr.values() if verdict.effect]
+    found = [verdict.effect.p_direction for verdict in claim.same_lr.values() if verdict.effect]
     assert found == pytest.approx(multipletests(p, method="holm")[1])
     assert factor(claim.verdict) == pytest.approx(1)  # they are no part of the claim's own family
 
@@ -127,7 +127,7 @@ def test_all_rates_in_all_strata_are_one_family() -> None:
     effects = [verdict.effect for claim in claims for verdict in claim.same_lr.values()]
     assert len(effects) == 6
     raw = sorted(effect.p for effect in effects if effect)
-    assert sorted(effect.p_holm for effect in effects if effect)[0] == pytest.approx(min(1.0, 6 * raw[0]))
+    assert sorted(effect.p_direction for effect in effects if effect)[0] == pytest.approx(min(1.0, 6 * raw[0]))
 
 
 def test_a_rate_that_has_not_run_is_untested_at_the_same_rate() -> None:
@@ -148,9 +148,9 @@ def test_levels_are_read_at_the_same_rate_too() -> None:
         return "finished", 0.5 + gain - 0.3 * (run.lr == 1.0) + 0.01 * (run.lr == 0.1) + NOISE.get(run.seed, 0)
 
     (claim,) = judged(spec, outcome)
-    assert {lr: verdict.effect and verdict.effect.t.mean for lr, verdict in claim.same_lr.items()} == pytest.approx(
-        {0.1: 0.02, 0.3: 0.0, 1.0: 0.0}
-    )
+    assert {
+        lr: verdict.effect and verdict.effect.deciding.mean for lr, verdict in claim.same_lr.items()
+    } == pytest.approx({0.1: 0.02, 0.3: 0.0, 1.0: 0.0})
 
 
 @pytest.mark.parametrize("shape", [{"shape": "reach", "over": "lr", "margin": 3}, {"shape": "span", "over": "lr"},

@@ -20,7 +20,7 @@ def write(store: Store, name: str, predicted: list[int], label: list[int], image
     store.run_dir(name).mkdir(parents=True)
     places = range(len(label)) if image is None else image
     arrays = (np.array(predicted, np.uint8), np.array(label, np.uint8), np.array(places, np.int32))
-    store.write_predictions(name, Predictions(*arrays, chance_class=2))
+    store.write_predictions(name, Predictions(*arrays, chance_class=2, num_train=100))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def by_init(effects: dict[str, float], spreads: dict[str, float] | None = None) 
 def factor(verdict: Verdict) -> float:
     """By how much Holm raised the p of a difference."""
     assert verdict.effect is not None
-    return verdict.effect.p_holm / verdict.effect.p
+    return verdict.effect.p_direction / verdict.effect.p
 
 
 def test_a_poor_init_is_a_reading_of_the_one_that_suits_and_no_verdict() -> None:
@@ -45,7 +45,7 @@ def test_a_poor_init_is_a_reading_of_the_one_that_suits_and_no_verdict() -> None
     assert (read.stratum, read.outcome, read.reading_of) == ("default", "reading: contradicted", claim.verdict)
     assert claim.readings[DEFAULT] is read.verdict
     assert read.verdict.effect is not None
-    assert read.verdict.effect.t.mean == pytest.approx(-0.03)
+    assert read.verdict.effect.deciding.mean == pytest.approx(-0.03)
     assert answers(claim)[DEFAULT] == "flips"
     # what the reading is read as is about the verdict too, not about itself
     assert {answers(read)[Reading("learning rate", lr)] for lr in RATES} == {"flips"}
@@ -83,7 +83,7 @@ def test_readings_with_a_poor_init_are_a_family_of_their_own() -> None:
     for effect, family in ((0.0135, claims), (0.012, [other for claim in claims for other in claim.other_inits])):
         acts = [claim.stratum.rpartition(", ")[2] for claim in family]
         raw = [scipy_stats.ttest_1samp([effect + spreads[a] * NOISE[s] for s in SEEDS], 0).pvalue for a in acts]
-        found = [claim.verdict.effect.p_holm for claim in family if claim.verdict.effect]
+        found = [claim.verdict.effect.p_direction for claim in family if claim.verdict.effect]
         assert found == pytest.approx(multipletests(raw, method="holm")[1])
     for rows in (claims, [other for claim in claims for other in claim.other_inits]):
         rates = [verdict for claim in rows for verdict in claim.same_lr.values()]

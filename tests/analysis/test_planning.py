@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from made_up import NOISE, SEEDS, numbers, selected, study, two_arms, whole, without
+from made_up import CHANCE, NOISE, SEEDS, Ended, Run, numbers, selected, study, two_arms, whole, without
 from scipy.stats import ttest_1samp
 
 from bnexp.analysis.planning import plan_power
@@ -15,7 +17,7 @@ from bnexp.analysis.power import (
     power_of_equivalence,
     power_of_non_inferiority,
 )
-from bnexp.analysis.rule import Rule
+from bnexp.analysis.rule import Rule, coarse
 from bnexp.analysis.sequential import plan_looks
 
 
@@ -27,7 +29,7 @@ def test_power_is_planned_from_the_runs_that_are_there() -> None:
     assert (power.num_pilot, power.num_pairs, power.sd) == (4, len(SEEDS), pytest.approx(sd))
     plan = {"sd": sd, "margin": 0.01, "family_size": 2}
     assert power.to_find == pytest.approx(power_of_difference(8, effect=0.02, **plan))  # type: ignore[arg-type]
-    assert power.to_equate == pytest.approx(power_of_equivalence(8, **plan))  # type: ignore[arg-type]
+    assert power.to_equate == pytest.approx(power_of_equivalence(8, alpha=0.025, **plan))  # type: ignore[arg-type]
     assert 0 < power.to_find < 1
     single = without(two_arms(0.03), lambda run: run.seed > 2)
     assert plan_power(selected(spec, single), spec, whole(spec)) == []
@@ -44,7 +46,7 @@ def test_power_of_rounds_is_that_of_the_look_that_has_most_at_its_own_level() ->
         (power,) = plan_power(selection, spec, whole(spec), looks)
         each = [
             (power_of_difference(look.num_pairs, sd=sd, effect=0.02, margin=0.01, alpha=look.alpha),
-             power_of_equivalence(look.num_pairs, sd=sd, margin=0.01, alpha=look.alpha))
+             power_of_equivalence(look.num_pairs, sd=sd, margin=0.01, alpha=look.alpha / 2))
             for look in looks
         ]  # fmt: skip
         assert power.to_find == pytest.approx(max(find for find, _ in each))
@@ -56,14 +58,14 @@ def test_power_of_rounds_is_that_of_the_look_that_has_most_at_its_own_level() ->
 
 
 def test_power_of_rounds_is_no_more_than_simulated_rounds_have() -> None:
-    """Student's t tests of normal numbers at each look: what ends with its own sign at any of them."""
+    """Student's t intervals of normal numbers at each look: what lies beyond the margin at any of them."""
     spec = study()
     (power,) = plan_power(selected(spec, two_arms(0.03)), spec, whole(spec), plan_looks([6, 8]))
     drawn = np.random.default_rng(0).normal(0.02, power.sd, size=(20_000, 8))
     found = np.zeros(len(drawn), dtype=bool)
     for num, alpha in ((6, 0.05 * 6 / 8), (8, 0.05 * 2 / 8)):
         seen = drawn[:, :num]
-        found |= (ttest_1samp(seen, 0, axis=1).pvalue <= alpha) & (seen.mean(axis=1) >= 0.01)
+        found |= ttest_1samp(seen, 0, axis=1).confidence_interval(1 - alpha).low >= 0.01
     assert 0.8 * found.mean() < power.to_find < found.mean()
 
 
@@ -96,17 +98,47 @@ def test_a_ladder_that_is_too_short_is_promised_nothing() -> None:
     spec = study({"shape": "reach", "over": "lr", "margin": 3})
     (power,) = plan_power(selected(spec, two_arms(0.0)), spec, whole(spec))
     assert (power.to_find, power.to_equate) == (0.0, 0.0)  # all are healthy at the top, and will be
+    # where both end at 0.3 the one may go 3.3 times as far as the other: 9 times are at least 2.7, and none up to 3.3
     closed = without(two_arms(0.0), lambda run: run.lr == 1.0, "diverged")
-    (power,) = plan_power(selected(spec, closed), spec, whole(spec))
-    assert (power.to_find, power.to_equate) == (1.0, 1.0)
+    for margin, chance in ((3, 0.0), (4, 1.0)):
+        spec = study({"shape": "reach", "over": "lr", "margin": margin})
+        (power,) = plan_power(selected(spec, closed), spec, whole(spec))
+        assert (power.to_find, power.to_equate) == (chance, chance)
+
+
+def test_what_bounds_leave_open_is_planned_for_whatever_the_spread() -> None:
+    depths = [2, 3, 7, 16, 40, 100]
+    spec = study({"shape": "reach", "over": "model.depth", "margin": 8}, axes={"model.depth": depths})
+    ends = dict(zip(SEEDS, (3, 7, 16, 40, 40, 3, 7, 16), strict=True))
+
+    def outcome(run: Run) -> Ended:
+        top = ends[run.seed] if run.arm == "none" else (16 if run.seed % 2 else 7)
+        return ("finished", 0.8) if int(str(run.at[0])) <= top else ("diverged", CHANCE)
+
+    found = numbers(spec, outcome)
+    readings = [np.array(list(each.values())) for each in (found.values, *found.bounds)]
+    assert found.failed == frozenset()
+    assert not coarse(readings[0][None])[0]
+    (power,) = plan_power(selected(spec, outcome), spec, whole(spec))
+    rule = Rule("higher", math.log10(8))
+    for decision, effect, promised in (
+        ("supported", 2 * rule.margin, power.to_find),
+        ("negligible", 0.0, power.to_equate),
+    ):
+        each = [
+            power_from_pilot(decision, rule, 8, pilot=reading.tolist(), failed=[False] * 8,  # type: ignore[arg-type]
+                             effect=effect + float(reading.mean() - readings[0].mean()))
+            for reading in readings
+        ]  # fmt: skip
+        assert promised == min(each) < 0.9 * each[0]
 
 
 def test_a_claim_that_nothing_is_lost_is_promised_its_own_chances() -> None:
     spec = study({"direction": "not lower"})
     (power,) = plan_power(selected(spec, two_arms(0.03)), spec, whole(spec))
     plan = {"sd": pilot_sd(list(NOISE.values())), "margin": 0.01}
-    assert power.to_equate == pytest.approx(power_of_non_inferiority(8, **plan))
-    assert power_of_equivalence(8, **plan) < power.to_equate < 1
+    assert power.to_equate == pytest.approx(power_of_non_inferiority(8, alpha=0.025, **plan))
+    assert power_of_equivalence(8, alpha=0.025, **plan) < power.to_equate < 1
     assert power.to_find == pytest.approx(power_of_difference(8, effect=-0.02, **plan))
     # one control in eight fails: that hides neither a loss in the others nor that it might all be luck
     failing = without(two_arms(0.0), lambda run: run.arm == "none" and run.seed == 3, "diverged")

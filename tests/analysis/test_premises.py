@@ -30,7 +30,9 @@ def arms(gain: float, loss: float, spread: float = 1.0) -> Outcome:
     [
         (0.05, 1.0, "supported", "supported"),
         (0.0, 0.3, "negligible", "invalid"),
+        (0.012, 1.0, "supported, direction only", "inconclusive"),
         (-0.05, 1.0, "contradicted", "invalid"),
+        (-0.012, 1.0, "contradicted, direction only", "inconclusive"),
         (0.02, 5.0, "inconclusive", "inconclusive"),
     ],
 )
@@ -73,8 +75,10 @@ def test_context_is_judged_in_a_family_of_its_own() -> None:
     alone = judged(study(CLAIM, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
     beside = judged(study(CLAIM, context, context | {"margin": 0.02}, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
     rival = judged(study(CLAIM, context | {"role": "claim"}, arms=ARMS, rates=(0.1,)), arms(0.05, 0.05, 2.0))
-    p_of_claim = [found[0].verdict.effect.p_holm for found in (alone, beside, rival) if found[0].verdict.effect]
+    p_of_claim = [found[0].verdict.effect.p_direction for found in (alone, beside, rival) if found[0].verdict.effect]
     assert p_of_claim[0] == p_of_claim[1] < p_of_claim[2]
+    levels = [found[0].verdict.effect.level for found in (alone, beside, rival) if found[0].verdict.effect]
+    assert levels == pytest.approx([0.95, 0.95, 0.975])
 
 
 def test_margin_of_a_slope_is_the_tiers_over_all_levels() -> None:

@@ -64,7 +64,7 @@ def test_ratio_is_a_natural_logarithm_and_so_is_its_margin() -> None:
         return "finished", {"accuracy": 0.9, "step_cost": (1.3 + NOISE.get(run.seed, 0)) if run.arm == "batch" else 1.0}
 
     cost = {"shape": "ratio", "measure": "step_cost", "direction": "higher"}
-    fixed = {"fixed": {"probes": ["cost"]}, "axes": {"lr": [0.1], "seed": [0, 1, *SEEDS]}}
+    fixed = {"fixed": {"probes": ["cost"]}, "axes": {"lr": [0.1], "seed": list(SEEDS)}}
 
     def spec(margin: float) -> Any:
         return study(cost | {"margin": margin}, tiers={"small": fixed})
@@ -226,7 +226,7 @@ def test_matched_is_read_at_each_rate_too() -> None:
         return status, columns | {"val_accuracy": 0.9 if run.lr == 0.3 else 0.8}
 
     (claim,) = judged(study(MATCHED), outcome)
-    means = {lr: verdict.effect and verdict.effect.t.mean for lr, verdict in claim.same_lr.items()}
+    means = {lr: verdict.effect and verdict.effect.deciding.mean for lr, verdict in claim.same_lr.items()}
     # at epoch 1.25, a quarter of the way from the first validation
     assert means == pytest.approx({0.1: 0.8 - 0.56, 0.3: -0.01, 1.0: -0.01})
 

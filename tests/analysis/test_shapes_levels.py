@@ -19,11 +19,16 @@ LIMITS = {"batch": dict(zip(SEEDS, (3, 3, 3, 3, 2, 3, 3, 3), strict=True)),
           "none": dict(zip(SEEDS, (1, 1, 2, 1, 1, 0, 1, 1), strict=True))}  # fmt: skip
 REACH = {"shape": "reach", "over": "lr", "margin": 3}
 DEPTHS = {"model.depth": [2, 4, 8, 16]}
-DEEPEST = {"shape": "reach", "over": "model.depth", "margin": 2, "within": 0.05}
+DEEPEST = {"shape": "reach", "over": "model.depth", "margin": 1.5, "within": 0.05}
+
+
+def middle(low: float, high: float) -> float:
+    """Of a limit that lies between two levels, on a logarithm."""
+    return math.log10(low * high) / 2
 
 
 def ladder(run: Run) -> Ended:
-    healthy = LIMITS[run.arm].get(run.seed, 0)  # those that tune are all sick: they must not count
+    healthy = LIMITS[run.arm][run.seed]
     return ("finished", 0.9) if RATES.index(run.lr) < healthy else ("diverged", CHANCE)
 
 
@@ -31,16 +36,25 @@ def test_reach_is_a_ratio_of_the_largest_healthy_rates() -> None:
     (claim,) = judged(study(REACH), ladder)
     (free,) = judged(study(REACH), ladder, exploratory=True)
     assert free.verdict == claim.verdict
-    levels = (0.1**2 / 0.3, *RATES)  # none healthy: one step below the ladder
-    ratios = [math.log10(levels[LIMITS["batch"][s]] / levels[LIMITS["none"][s]]) for s in SEEDS]
-    assert claim.values == pytest.approx(dict(zip(SEEDS, ratios, strict=True)))
+    # where a limit lies that is at none of the rates, at the first, the second or the last of them
+    limits = ((0.01, 0.1), (0.1, 0.3), (0.3, 1.0), (1.0, 10.0))
+    pairs = [(limits[LIMITS["batch"][s]], limits[LIMITS["none"][s]]) for s in SEEDS]
+    middles, least, most = (
+        [middle(*one) - middle(*other) for one, other in pairs],
+        [math.log10(one[0] / other[1]) for one, other in pairs],
+        [math.log10(one[1] / other[0]) for one, other in pairs],
+    )
+    assert claim.values == pytest.approx(dict(zip(SEEDS, middles, strict=True)))
     effect = claim.verdict.effect
     assert effect is not None
-    assert effect.p == pytest.approx(scipy_stats.ttest_1samp(ratios, 0).pvalue)
+    low, high = (scipy_stats.ttest_1samp(each, 0).confidence_interval(0.95) for each in (least, most))
+    found = effect.deciding
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(middles), low.low, high.high))
+    # two of the eight are 0 at the least, so that the signs of six decide: 4 of 256 patterns, on either side
+    assert effect.p == pytest.approx(max(2 * 4 / 256, scipy_stats.ttest_1samp(least, 0).pvalue))
     assert effect.failures is None  # to be healthy at the top is no failure
-    assert claim.verdict.outcome == "supported"
-    mean = 10 ** float(np.mean(ratios))
-    for margin, outcome in ((0.99 * mean, "supported"), (1.01 * mean, "inconclusive")):
+    assert 1.25 < 10**low.low < 3
+    for margin, outcome in ((3, "supported, direction only"), (1.25, "supported")):
         (claim,) = judged(study(REACH | {"margin": margin}), ladder)
         assert claim.verdict.outcome == outcome
 
@@ -87,7 +101,12 @@ def test_reach_over_a_key_goes_as_far_as_an_arm_is_near_the_best() -> None:
     found = numbers(spec, deep({"none": {2: 4, 3: 2}}))
     expected = dict.fromkeys(SEEDS, 0.0) | {2: math.log10(8 / 4), 3: math.log10(8 / 2)}
     assert found.values == pytest.approx(expected)
-    assert (found.failed, found.bounds) == (frozenset(), ())
+    assert found.failed == frozenset()
+    further, shorter = (dict.fromkeys(SEEDS, sign * math.log10(2)) for sign in (1, -1))
+    assert [dict(bound) for bound in found.bounds] == [
+        pytest.approx(further | {2: math.log10(16 / 4), 3: math.log10(16 / 2)}),
+        pytest.approx(shorter | {2: 0.0, 3: math.log10(8 / 4)}),
+    ]
     near = numbers(spec, deep({"none": {2: 4}}, drop=0.05))  # no worse by more than 0.05: good, however it is rounded
     assert near.values == pytest.approx(dict.fromkeys(SEEDS, 0.0))
     assert near.failed == set(SEEDS)  # all are good at the deepest
@@ -104,8 +123,6 @@ def poor(name: str, best: float) -> Any:
         depth = int(str(run.at[0]))
         if run.arm != name:
             return "finished", 0.9 - 0.3 * (depth == 16) - 0.3 * (run.lr != 0.3)
-        if run.seed not in SEEDS:
-            return "finished", best if run.lr == 0.3 else 0.2
         healthy = depth == 2 and run.lr == 0.3 and run.seed != SEEDS[0]
         return ("finished", best) if healthy else ("collapsed", 0.3)
 
@@ -142,8 +159,8 @@ def test_what_is_missing_may_be_what_an_arm_is_good_at() -> None:
 @pytest.mark.parametrize(
     ("shape", "expected", "better"),
     [
-        # batch to 8; none at no depth, which is one step below the ladder: its own best, at 16, is not good
-        ("reach", math.log10(8 / 1), math.log10(1 / 4)),
+        # batch to 8; none at no depth, so from a decade below the ladder to 2: its own best, at 16, is not good
+        ("reach", middle(8, 16) - middle(0.2, 2), middle(0.2, 2) - middle(4, 8)),
         # half a step around 2, a whole one around 4 and around 8
         ("span", 2.5 * math.log10(2), -1.5 * math.log10(2)),
     ],
@@ -160,12 +177,11 @@ def test_good_is_near_the_best_of_either_arm_at_the_same_seed(shape: str, expect
     found = numbers(spec, outcome)
     assert found.values == pytest.approx(dict.fromkeys(SEEDS, expected) | {3: better})
     assert found.failed == set(SEEDS)  # an arm has no good depth
-    if shape == "span":
-        assert found.bounds == ()
-        return
-    # which may be one just below 2, the lowest that was tried, to the advantage of one arm or of the other
-    to_batch = dict.fromkeys(SEEDS, math.log10(8 / 1)) | {3: math.log10(2 / 4)}
-    to_none = dict.fromkeys(SEEDS, math.log10(8 / 2)) | {3: math.log10(1 / 4)}
+    to_batch = dict.fromkeys(SEEDS, math.log10(16 / 0.2)) | {3: math.log10(2 / 4)}
+    to_none = dict.fromkeys(SEEDS, math.log10(8 / 2)) | {3: math.log10(0.2 / 8)}
+    if shape == "span":  # three steps at the most and two at the least, against none; then none against one or two
+        to_batch = dict.fromkeys(SEEDS, 3 * math.log10(2)) | {3: -math.log10(2)}
+        to_none = dict.fromkeys(SEEDS, 2 * math.log10(2)) | {3: -2 * math.log10(2)}
     assert [dict(bound) for bound in found.bounds] == [pytest.approx(to_batch), pytest.approx(to_none)]
 
 
@@ -176,15 +192,18 @@ def test_good_is_near_the_best_of_its_own_arm_where_no_pair_is_asked_for() -> No
 
     found = numbers(study(DEEPEST, axes=DEPTHS), outcome)
     assert found.values == pytest.approx(dict.fromkeys(SEEDS, math.log10(4 / 8)))
-    assert (found.failed, found.bounds) == (frozenset(), ())
+    assert found.failed == frozenset()
+    assert [dict(bound) for bound in found.bounds] == [
+        pytest.approx(dict.fromkeys(SEEDS, math.log10(8 / 8))), pytest.approx(dict.fromkeys(SEEDS, math.log10(4 / 16))),
+    ]  # fmt: skip
 
 
 def test_reach_at_the_deepest_net_is_open_upwards_once_for_each_arm() -> None:
     found = numbers(study(DEEPEST, axes=DEPTHS), deep({"batch": {2: 16, 3: 16}, "none": {3: 16}}))
-    assert [found.values[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(2), 0, 0])
+    assert [found.values[seed] for seed in (2, 3, 4)] == pytest.approx([middle(16, 160) - middle(8, 16), 0, 0])
     treatment, control = found.bounds
-    assert [treatment[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(160 / 8), 1, 0])
-    assert [control[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(2), -1, 0])
+    assert [treatment[seed] for seed in (2, 3, 4)] == pytest.approx([math.log10(160 / 8), 1, math.log10(2)])
+    assert [control[seed] for seed in (2, 3, 4)] == pytest.approx([0, -1, -math.log10(2)])
     assert found.failed == {2, 3}
 
 
@@ -201,10 +220,12 @@ def test_a_failed_level_is_neither_good_nor_the_best() -> None:
         return "finished", 0.9 if depth <= 4 else 0.5
 
     # the best healthy one is 0.06: batch is within 0.05 of it at 16, none at 4; 0.1 at a failed one sets no bar
-    assert numbers(spec, outcome).values == pytest.approx(dict.fromkeys(SEEDS, 0.0) | {5: math.log10(16 / 4)})
-    # seed 6 of batch fails at every depth: one step below the ladder
+    assert numbers(spec, outcome).values == pytest.approx(
+        dict.fromkeys(SEEDS, 0.0) | {5: middle(16, 160) - middle(4, 8)}
+    )
+    # seed 6 of batch fails at every depth: from a decade below the ladder to its lowest
     failing = numbers(spec, without(outcome, lambda run: run.arm == "batch" and run.seed == 6, "collapsed"))
-    assert failing.values[6] == pytest.approx(math.log10(1 / 4))
+    assert failing.values[6] == pytest.approx(middle(0.2, 2) - middle(4, 8))
     assert 6 in failing.failed
 
 
@@ -252,13 +273,13 @@ def test_span_counts_the_decades_around_each_good_level() -> None:
         return ("collapsed", CHANCE) if bad else ("finished", 0.9)
 
     found = numbers(spec, outcome)
-    # 0.01 stands for half a decade, 0.1 for a whole one, 1 for one and a half, 100 for one: four in all
-    expected = {2: 0.5, 3: 2.5, 4: 4.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 0.0)}
+    # of steps of 1, 1 and 2 decades: 4 to 5 against 3 to 4, 0 to 3, and none; then 2 to 4 against as many
+    expected = {2: 1.0, 3: 3.0, 4: 4.5, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 0.0)}
     assert found.values == pytest.approx(expected)
     assert found.failed == set(SEEDS) - {5}  # of each of these an arm holds everything, or nothing
     treatment, control = found.bounds
-    assert treatment == pytest.approx({2: 1.5, 3: 3.5, 4: 5.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), 1.0)})
-    assert control == pytest.approx({2: 0.5, 3: 2.5, 4: 4.0, 5: 0.0, **dict.fromkeys((6, 7, 8, 9), -1.0)})
+    assert treatment == pytest.approx({2: 2.0, 3: 5.0, 4: 5.0, 5: 2.0, **dict.fromkeys((6, 7, 8, 9), 1.0)})
+    assert control == pytest.approx({2: 0.0, 3: 1.0, 4: 4.0, 5: -2.0, **dict.fromkeys((6, 7, 8, 9), -1.0)})
     assert found.failures is None
 
 

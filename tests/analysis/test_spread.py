@@ -124,4 +124,4 @@ def test_the_factor_of_splits_is_that_of_nadeau_and_bengio() -> None:
     n, test, train = 10, 360, 1_150
     values = np.random.default_rng(0).standard_normal((1, n))
     corrected = math.sqrt((1 / n + test / train) * values.var(ddof=1))
-    assert over_seeds(values).error[0, 0] * overlap_factor(test, train, n) == pytest.approx(corrected)
+    assert over_seeds(values).error[0, 0] * overlap_factor(test / train, n) == pytest.approx(corrected)

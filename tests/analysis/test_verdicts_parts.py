@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,15 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from bnexp.analysis.significance import (
-    equivalence_p,
-    holm,
-    mcnemar_p,
-    sign_flip_equivalence_p,
-    sign_flip_p,
-    t_p,
-)
-from bnexp.analysis.stats import mean_interval
+from bnexp.analysis.rule import Rule, ends_of, weigh
+from bnexp.analysis.significance import above_p, holm, mcnemar_p, sign_flip_above_p, sign_flip_p, t_p
 
 VALUES = np.array([0.021, -0.004, 0.013, 0.034, 0.008, 0.017, -0.011, 0.002])
 
@@ -32,25 +26,55 @@ def test_t_p_is_that_of_scipy_by_row() -> None:
 def test_t_p_of_equal_values_is_no_matter_of_rounding() -> None:
     rows = np.array([[0.0] * 6, [0.1] * 6, [0.1 + 0.2] * 6])
     assert t_p(rows).tolist() == [1.0, 0.0, 0.0]
-    assert equivalence_p(rows, 0.2).tolist() == [0.0, 0.0, 1.0]
+    ends = ends_of(rows, failed=np.zeros(3, dtype=bool))
+    low, high = ends.interval(0.05)
+    assert (low == high).all()
+    assert low == pytest.approx([0.0, 0.1, 0.3])
+
+
+@pytest.mark.parametrize("least", [-0.02, 0.0, 0.01])
+@pytest.mark.parametrize("num", [2, 8])
+def test_above_p_is_that_of_scipy(least: float, num: int) -> None:
+    values = VALUES[:num]
+    expected = scipy_stats.ttest_1samp(values, least, alternative="greater").pvalue
+    found = above_p(values.mean(), scipy_stats.sem(values), np.array(num - 1.0), least)
+    assert float(found) == pytest.approx(expected)
+
+
+def test_above_p_without_an_error_is_sure() -> None:
+    mean = np.array([0.2, 0.1, 0.0, math.nan])
+    found = above_p(mean, np.zeros(4), np.array(5.0), 0.1)
+    assert found[:3].tolist() == [0.0, 1.0, 1.0]
+    assert math.isnan(found[3])
 
 
 @pytest.mark.parametrize("margin", [0.012, 0.02, 0.05])
-def test_equivalence_p_is_that_of_statsmodels(margin: float) -> None:
+def test_the_p_of_an_equivalence_is_twice_that_of_statsmodels(margin: float) -> None:
+    """Twice, for its level is that of a two-sided interval: alpha for 1 − alpha instead of 1 − 2 alpha."""
     expected = ttost_paired(VALUES, np.zeros(len(VALUES)), -margin, margin)[0]
-    assert equivalence_p(VALUES[None], margin)[0] == pytest.approx(expected)
+    evidence = weigh(ends_of(VALUES[None], failed=np.array([False])), Rule("same", margin))
+    assert evidence.equivalence[0] == pytest.approx(min(1.0, 2 * expected))
 
 
-def test_equivalence_p_and_the_90_percent_interval_say_the_same() -> None:
+@pytest.mark.parametrize("direction", ["higher", "same", "not lower"])
+def test_each_p_and_the_interval_at_its_level_say_the_same(direction: str) -> None:
+    rule = Rule(direction, 0.8)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    agreed = set()
-    for _ in range(200):
-        values = rng.normal(0.3, 1, size=9)
-        interval = mean_interval(values.tolist(), confidence=0.9)
-        inside = interval.low > -0.8 and interval.high < 0.8
-        assert (equivalence_p(values[None], 0.8)[0] <= 0.05) == inside
-        agreed.add(inside)
-    assert agreed == {True, False}
+    rows = rng.normal(0, 1, size=(400, 1)) + rng.normal(0, 0.5, size=(400, 9))
+    ends = ends_of(rows, failed=np.zeros(400, dtype=bool))
+    evidence = weigh(ends, rule)
+    for alpha in (0.05, 0.01):
+        low, high = scipy_stats.ttest_1samp(rows, 0, axis=1).confidence_interval(1 - alpha)
+        found = ends.interval(alpha)
+        assert (found[0], found[1]) == (pytest.approx(low), pytest.approx(high))
+        inside = low > -0.8 if direction == "not lower" else (low > -0.8) & (high < 0.8)
+        for p, shown in (
+            (evidence.direction, (low > 0) | (high < 0)),
+            (evidence.size, (low >= 0.8) | (high <= -0.8)),
+            (evidence.equivalence, inside),
+        ):
+            assert ((p <= alpha) == shown).all()
+            assert 0 < shown.sum() < 400
 
 
 @pytest.mark.parametrize("num", [6, 7, 11])
@@ -78,13 +102,38 @@ def test_sign_flip_p_of_many_pairs_is_drawn_and_near_the_exact_one() -> None:
     assert sign_flip_p(np.ones(40)) == pytest.approx(2e-5)  # never 0: the observed assignment counts
 
 
-def test_sign_flip_equivalence_enumerates_both_sides() -> None:
-    values, margin = VALUES[:6], 0.03
+@pytest.mark.parametrize("least", [-0.03, -0.005, 0.0, 0.01])
+def test_sign_flip_above_p_enumerates_every_assignment(least: float) -> None:
+    shifted = VALUES[:6] - least
     signs = np.array(list(itertools.product([-1, 1], repeat=6)))
-    lower, upper = margin + values, margin - values
-    expected = max((signs @ side >= side.sum() - 1e-12).mean() for side in (lower, upper))
-    assert sign_flip_equivalence_p(values, margin) == pytest.approx(expected)
-    assert sign_flip_equivalence_p([0.0] * 6, 1.0) == pytest.approx(1 / 64)
+    expected = (signs @ shifted >= shifted.sum() - 1e-12).mean()
+    assert sign_flip_above_p(VALUES[:6], least) == pytest.approx(expected)
+
+
+def test_sign_flip_above_p_by_hand() -> None:
+    assert sign_flip_above_p([0.0] * 6, -1.0) == pytest.approx(1 / 64)
+    assert sign_flip_above_p([0.0] * 6, 0.0) == 1.0
+    assert sign_flip_above_p([0.0] * 6, 1.0) == 1.0
+    # two sides at once are the two-sided test
+    assert 2 * sign_flip_above_p(VALUES, 0.0) == pytest.approx(sign_flip_p(VALUES))
+
+
+@pytest.mark.parametrize("direction", ["higher", "not lower"])
+def test_where_the_signs_have_to_agree_each_p_is_the_larger_of_the_two_tests(direction: str) -> None:
+    margin, rows = 0.6, np.random.default_rng(1).normal(0.5, 0.5, size=(30, 7))
+    evidence = weigh(ends_of(rows, failed=np.ones(30, dtype=bool)), Rule(direction, margin))  # type: ignore[arg-type]
+    signs = np.array(list(itertools.product([-1, 1], repeat=7)))
+
+    def above(row: np.ndarray, least: float) -> float:
+        shifted = row - least
+        flips = (signs @ shifted >= shifted.sum() - 1e-9).mean()
+        return max(float(flips), float(scipy_stats.ttest_1samp(row, least, alternative="greater").pvalue))
+
+    for k, row in enumerate(rows):
+        assert evidence.direction[k] == pytest.approx(min(1, 2 * min(above(row, 0), above(-row, 0))))
+        assert evidence.size[k] == pytest.approx(min(1, 2 * min(above(row, margin), above(-row, margin))))
+        sides = [above(row, -margin)] + ([] if direction == "not lower" else [above(-row, -margin)])
+        assert evidence.equivalence[k] == pytest.approx(min(1, 2 * max(sides)))
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 5), (1, 7), (6, 2), (4, 4)])

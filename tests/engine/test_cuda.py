@@ -13,11 +13,13 @@ from bnexp.bench.sizes import SIZES
 from bnexp.bench.written import convolutions_alone, epochs, hand_written
 from bnexp.compose import request_from_argv
 from bnexp.config import RunConfig
+from bnexp.data import load_images
 from bnexp.engine.build import DeviceData, load_host_data, to_device
 from bnexp.engine.captured import CapturedStep
 from bnexp.engine.device import settle_process
 from bnexp.engine.lanes import Lanes
 from bnexp.engine.loop import Outcome, train_run
+from bnexp.engine.pool import to_pool
 from bnexp.engine.stacked import train_stack
 from bnexp.runner import train
 from bnexp.store import Store
@@ -79,6 +81,21 @@ def test_a_stack_is_captured_and_changes_nothing(on_gpu: DeviceData, cuda: torch
         assert_alike(one, other)
 
 
+def test_a_stack_whose_runs_have_splits_of_their_own_is_captured_and_changes_nothing(cuda: torch.device) -> None:
+    settle_process(1, cuda)
+    pool = to_pool(load_images("digits", root=None, image_size=None), cuda)
+    configs = runs_of("norm=batch", "lr=0.03,0.1", "seed=0,1", "data.split=per_seed", "data.augment=crop_flip")
+    draws = [pool.draw(config.data, config.seed) for config in configs]
+    alone = [train_run(config, draw.gathered(), cuda) for config, draw in zip(configs, draws, strict=True)]
+    for one, other in zip(alone, train_stack(configs, draws, cuda, captured=True), strict=True):
+        assert other.captured
+        assert_alike(one, other)
+        assert one.predictions is not None
+        assert other.predictions is not None
+        assert one.predictions.image.tolist() == other.predictions.image.tolist()
+        assert one.predictions.label.tolist() == other.predictions.label.tolist()
+
+
 def test_what_is_in_flight_on_other_streams_changes_nothing(on_gpu: DeviceData, cuda: torch.device) -> None:
     configs = runs_of("norm=none,batch,layer", "lr=0.03,0.1")
     alone = [train_run(config, on_gpu, cuda) for config in configs]
@@ -105,17 +122,23 @@ def test_a_captured_run_gives_its_memory_back(on_gpu: DeviceData, cuda: torch.de
     assert not CapturedStep.given_up
 
 
+@pytest.mark.parametrize("split", ["fixed", "per_seed"])
 def test_a_sweep_on_a_gpu_ends_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    argv = ["-m", *SMALL, "norm=none,batch", "seed=0,1,2", f"results={tmp_path}", "exec.executor=graph"]
+    argv = ["-m", *SMALL, "norm=none,batch", "seed=0,1,2", f"results={tmp_path}", "exec.executor=graph",
+            f"data.split={split}"]  # fmt: skip
     assert train(request_from_argv(argv)) == 0
     records = list(Store(tmp_path).records(None))
     assert len(records) == 6
     assert all(record.exec["captured"] and record.exec["in_flight"] == 4 for record in records)
     assert "bnexp:" not in capfd.readouterr().err
     assert all(len(Store(tmp_path).history(record.run_id)) == 3 for record in records)
+    for record in records:
+        kept = Store(tmp_path).predictions(record.run_id)
+        assert kept is not None
+        assert record.final["test_accuracy"] == (kept.predicted == kept.label).mean()
 
 
 def test_the_loops_that_a_run_is_held_against_are_captured_too(cuda: torch.device) -> None:

@@ -14,13 +14,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricate import freeze, grid, noise, write_all, write_run
+from markupsafe import escape
 
+from bnexp.analysis.sequential import plan_looks
 from bnexp.config import RunConfig
 from bnexp.identity import run_id
 from bnexp.report import ReportResult
 from bnexp.report.audit import make_audit
 from bnexp.report.audit_data import Entry, ReadOnce, collect
-from bnexp.report.audit_words import gates, label, meaning, primary_effect, verdict_word
+from bnexp.report.audit_page import HOW_TO_READ
+from bnexp.report.audit_words import (
+    ErrorRate,
+    error_rate,
+    error_rate_words,
+    gates,
+    label,
+    meaning,
+    primary_effect,
+    verdict_word,
+)
 from bnexp.report.words import at_ladder_ends
 from bnexp.sources import TITLES
 from bnexp.store import Store
@@ -100,7 +112,7 @@ def rows_of(store: Store) -> dict[str, Entry]:
 def test_a_row_for_each_declared_study_by_number(audit: ReportResult) -> None:
     table = table_of(audit)
     assert table["study"].tolist() == ["batches", "groups", "later"]
-    assert table["verdict"].tolist() == ["mixed: 1 supported, 1 contradicted", "supported", "not started"]
+    assert table["verdict"].tolist() == ["mixed: 1 supported; 1 contradicted", "supported", "not started"]
     assert table["sources"].tolist() == ["000_38d31ce5589bc0f3"] * 3
     assert table["n"].astype(str).tolist()[:2] == ["8", "8"]
     assert table.loc[0, "effect"] == f"relu: {_interval('batches', 'relu', audit)}; tanh: " + _interval(
@@ -115,8 +127,9 @@ def test_a_row_for_each_declared_study_by_number(audit: ReportResult) -> None:
 def _interval(name: str, stratum: str, audit: ReportResult) -> str:
     """As shown, from the numbers of every comparison and stratum."""
     verdicts = table_of(audit, "verdicts").set_index(["study", "stratum"])
-    mean, low, high = (f"{100 * verdicts.loc[(name, stratum), key]:+.2f}" for key in ("mean", "t_low", "t_high"))
-    return f"{mean} points [{low}, {high}]".replace("-", "−")
+    mean, low, high = (f"{100 * verdicts.loc[(name, stratum), key]:+.2f}" for key in ("mean", "low", "high"))
+    level = f"{100 * verdicts.loc[(name, stratum), 'level']:.1f}".removesuffix(".0")
+    return f"{mean} points [{low}, {high}] at {level} %".replace("-", "−")
 
 
 def test_verdicts_and_flips_of_all_studies_are_in_one_file_each(audit: ReportResult) -> None:
@@ -163,7 +176,7 @@ def test_what_a_verdict_means_for_which_text(studies: Store) -> None:
         f"In 1 of 2 strata (tanh) the opposite holds: this speaks against {OWN} and for {OTHER}.",
     ]
     assert gates(rows["batches"]) == [
-        "relu: survives at all 2 equal rates", "tanh: survives at all 2 equal rates"
+        "relu: holds at all 2 shared learning rates", "tanh: holds at all 2 shared learning rates"
     ]  # fmt: skip
     assert (label("004_8bfcc196da360525"), label("paper")) == ("Study Guide", "paper")
     assert len(set(TITLES.values())) == len(TITLES) == 5
@@ -196,7 +209,7 @@ def test_a_poor_init_is_read_beside_the_verdict_and_is_none(own: Store) -> None:
     result = make_audit(own, declared={"inits": inits})
     (row,) = [row for row in table_of(result).to_dict("records") if row["study"] == "inits"]
     assert (row["verdict"], row["primary"]) == ("supported", "supported")
-    assert row["otherwise"] == "he: survives at all 2 equal rates; flips to contradicted with init default"
+    assert row["otherwise"] == "he: holds at all 2 shared learning rates; flips to contradicted with init default"
     assert row["effect"].startswith("he: +3")
     assert "default" not in row["effect"]
     assert "1 supported" in result.table
@@ -214,7 +227,7 @@ def test_a_poor_init_is_read_beside_the_verdict_and_is_none(own: Store) -> None:
         ["default", "learning rate", "0.3", "contradicted", "flips"],
     ]
     html = result.html.read_text()
-    assert "a reading and no verdict, under which the verdict flips." in html
+    assert "no verdict of its own; it reverses the verdict." in html
 
 
 def test_a_best_rate_at_an_end_of_its_ladder_is_said(studies: Store, audit: ReportResult) -> None:
@@ -222,7 +235,7 @@ def test_a_best_rate_at_an_end_of_its_ladder_is_said(studies: Store, audit: Repo
     told = table_of(audit).loc[0, "at_ladder_ends"].split("; ")
     assert sorted(told) == sorted(rates)
     html = audit.html.read_text()
-    words = f"Best rate at an end of its ladder: {'; '.join(told[:3])} and 1 more; a better one may lie beyond."
+    words = f"The best learning rate was the smallest or largest tried: {'; '.join(told[:3])} and 1 more. A wider"
     section = html.partition('id="batches"')[2].partition("</section>")[0]
     assert section.count(words) == 1
     assert section.count("0.3 (end of the ladder)") == 4
@@ -241,10 +254,86 @@ def test_a_best_rate_at_an_end_of_its_ladder_is_said(studies: Store, audit: Repo
 
 
 def test_the_summary_names_every_study_and_its_verdict(audit: ReportResult) -> None:
-    assert "the first comparison of each: 1 supported, 1 mixed, 1 not started" in audit.table
-    assert " 1 batches: mixed: 1 supported, 1 contradicted\n   batch − no norm, test accuracy: relu: +" in audit.table
+    assert "the first comparison of each: 1 supported; 1 mixed; 1 not started" in audit.table
+    assert " 1 batches: mixed: 1 supported; 1 contradicted\n   batch − no norm, test accuracy: relu: +" in audit.table
     assert " 3 later: not started" in audit.table
     assert max(map(len, audit.table.splitlines())) <= 100
+
+
+def test_how_the_page_reads_a_verdict_is_said_once_and_in_no_section(studies: Store, audit: ReportResult) -> None:
+    html = audit.html.read_text()
+    front, *sections = html.split('<section class="study"')
+    assert len(sections) == 2
+    for words in HOW_TO_READ:
+        assert escape(words)[1:] in front
+        for sentence in words.split(". "):
+            assert all(str(escape(sentence)) not in section for section in sections), sentence
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    assert captions == []  # nothing is left to say of these figures
+    captioned = (audit.html.parent / "figures" / "captions.md").read_text()
+    assert captioned.count(HOW_TO_READ[0]) == captioned.count(HOW_TO_READ[1]) == 2  # a file of its own has to say it
+
+
+def test_outcomes_with_a_comma_have_a_badge_of_their_own(own: Store) -> None:
+    weak = study("weak", 4, "batch")
+    axes = {"model.activation": ["relu", "tanh"], "lr": [0.03, 0.3], "seed": list(range(8))}
+    weak = replace(weak, tiers={"small": replace(weak.tiers["small"], axes=axes, margin=0.031)})
+    weak = replace(weak, comparisons=tuple(replace(c, margin=0.031) for c in weak.comparisons))
+    start(own, weak)
+    result = make_audit(own, declared={"weak": weak})
+    row = table_of(result).set_index("study").loc["weak"]
+    assert row["verdict"] == "mixed: 1 supported, direction only; 1 contradicted, direction only"
+    html = result.html.read_text()
+    for side in ("supported", "contradicted"):
+        assert f'1 <span class="outcome {side}-direction-only">{side}, direction only</span>' in html
+        assert f".{side}-direction-only {{" in html  # the style sheet knows it
+    assert "<dt>" in html
+    assert ">direction only</span></dt>" in html
+    assert "whether it is large enough to matter is open" in html
+
+
+@pytest.mark.parametrize(
+    ("num", "expected", "at_least_one"), [(26, 1.3, 0.7365), (1, 0.05, 0.05), (2, 0.1, 0.0975)]
+)  # 1 − 0.95^26 = 0.7365
+def test_the_error_rate_of_many_studies(num: int, expected: float, at_least_one: float) -> None:
+    rate = ErrorRate(num, 40, 30)
+    assert rate.expected == pytest.approx(expected)
+    assert rate.at_least_one == pytest.approx(at_least_one, abs=1e-4)
+    words = " ".join(error_rate_words(rate))
+    assert ("30 of 40 verdicts would stand if all" in words) == (num > 1)
+    if num == 26:
+        assert "up to 1.3 of them" in words
+        assert "up to 74 %" in words
+
+
+def test_verdicts_that_stand_over_all_studies_are_counted_by_hand(studies: Store, audit: ReportResult) -> None:
+    entries = list(rows_of(studies).values())
+    rate = error_rate(entries)
+    assert (rate.num_studies, rate.num_decided, rate.num_standing) == (2, 4, 4)
+
+    def with_size(p: float, **changes: Any) -> Entry:
+        entry = entries[0]
+        first, second = entry.claims
+        assert first.verdict.effect is not None
+        effect = replace(first.verdict.effect, p_size=p)
+        weak = replace(first, verdict=replace(first.verdict, effect=effect), **changes)
+        return replace(entry, judged=_with(entry, [weak, second]))
+
+    assert error_rate([with_size(0.0249), entries[1]]).num_standing == 4
+    assert error_rate([with_size(0.0251), entries[1]]).num_standing == 3  # 2 · 0.0251 is above 0.05
+    assert error_rate([with_size(0.0251)]).num_standing == 2  # a single study is corrected already
+    look = with_size(0.0249, look=1)
+    assert look.judged is not None
+    looks = plan_looks((6, 8))  # of which the first has 6/8 of 5 %
+    early = replace(look, judged=replace(look.judged, looks=looks))
+    assert error_rate([early, entries[1]]).num_standing == 3  # 2 · 0.0249 is above 0.0375
+    context = with_size(0.01, comparison=replace(entries[0].claims[0].comparison, role="context"))
+    assert error_rate([context, entries[1]]).num_decided == 3
+    words = error_rate_words(rate)
+    assert "4 of 4 verdicts would stand if all 2 studies were one family" in words[1]
+    printed = " ".join(audit.table.split())
+    assert all(line in printed for line in words)
+    assert f"{words[0]} {words[1]}" in audit.html.read_text()
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -312,7 +401,7 @@ def test_a_missing_and_a_crashed_run_give_no_number_but_a_line(own: Store) -> No
     write_run(own, broken, "failed", 0.5)
     result = make_audit(own, declared=DECLARED)
     table = table_of(result).set_index("study")
-    assert table.loc["batches", "verdict"] == "mixed: 1 untested, 1 contradicted"
+    assert table.loc["batches", "verdict"] == "mixed: 1 untested; 1 contradicted"
     assert str(table.loc["batches", "effect"]).startswith("relu: —; tanh: −")
     verdicts = table_of(result, "verdicts").set_index(["study", "stratum"])
     assert pd.isna(verdicts.loc[("batches", "relu"), "mean"])
@@ -388,9 +477,9 @@ def test_many_strata_show_a_range_and_never_a_pool(studies: Store) -> None:
     assert entry.judged is not None
     one, two = entry.claims
     many = Entry(entry.key, entry.tier, entry.spec, judged=_with(entry, [one, two, one, two]))
-    low, high = (f"{100 * claim.verdict.effect.t.mean:+.2f}" for claim in (two, one) if claim.verdict.effect)
+    low, high = (f"{100 * claim.verdict.effect.plain.mean:+.2f}" for claim in (two, one) if claim.verdict.effect)
     assert primary_effect(many) == [f"from {low} to {high} points over 4 strata".replace("-", "−")]
-    assert gates(many) == ["flips in none of 4 strata, survives every reading in 4"]
+    assert gates(many) == ["flips in none of 4 strata, holds in every analysis in 4"]
 
 
 def _with(entry: Entry, claims: list[Any]) -> Any:
@@ -406,7 +495,7 @@ def test_report_without_a_study_is_the_audit_where_one_was_started(
 
     monkeypatch.setattr(module, "list_studies", lambda: DECLARED)
     assert cli.main(["report", "--results", str(studies.root), "--out", str(tmp_path / "a")]) == 0
-    assert "1 supported, 1 mixed, 1 not started" in capsys.readouterr().out
+    assert "1 supported; 1 mixed; 1 not started" in capsys.readouterr().out
     assert cli.main(["report", "--runs", "--results", str(studies.root), "--out", str(tmp_path / "b")]) == 0
     assert "Every run in the results folder" in capsys.readouterr().out
     assert cli.main(["report", "batches", "--runs", "--results", str(studies.root)]) == 2

@@ -259,3 +259,13 @@ def test_commands_at_several_commits_are_said(store: Store) -> None:
         store.write_study("placement", frozen, attempt={"time": "now", "commit": commit, "command": "bnexp train"})
     (told,) = judge_started(store, "placement").integrity.sentences
     assert told == "It was trained by 3 commands at 2 commits of bnexp: abc, def-dirty."
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "[1]", "{}", '{"declaration": {"comparisons": [1]}}', '{"declaration": 1}']
+)
+def test_a_damaged_study_is_no_trouble_to_its_neighbours(content: str, store: Store) -> None:
+    path = store.study_path("damaged")
+    path.parent.mkdir()
+    path.write_text(content)
+    assert not judge_started(store, "placement").integrity.sentences

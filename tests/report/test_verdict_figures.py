@@ -57,8 +57,8 @@ def test_each_row_has_its_seeds_its_interval_its_outcome_and_its_numbers(selecti
     assert [label.get_text() for label in axis.get_yticklabels()] == ["sigmoid", "tanh", "relu"]  # from below
     assert axis.get_title("left") == "after − before, test accuracy\nclaimed: higher by at least 1 point"
     assert words(axis) == [
-        "negligible", "+0.00 [−0.25, +0.25], 6 pairs", "contradicted", "−3.00 [−3.25, −2.75], 6 pairs", "supported",
-        "+3.00 [+2.75, +3.25], 6 pairs",
+        "negligible", "+0.00 [−0.25, +0.25], 6 seeds", "contradicted", "−3.00 [−3.25, −2.75], 6 seeds", "supported",
+        "+3.00 [+2.75, +3.25], 6 seeds",
     ]  # fmt: skip
     seeds = [line for line in axis.lines if line.get_marker() == "o"]
     assert sorted(seeds[-1].get_xdata()) == pytest.approx(sorted(100 * (0.03 + wiggle) for wiggle in WIGGLE))
@@ -90,7 +90,7 @@ def test_what_is_untested_has_words_and_no_mark(selection: Selection) -> None:
     figure, _ = drawn(draw_verdicts([claim(PLAIN, "relu", 0.03), untested], selection))
     (axis,) = figure.axes
     assert words(axis) == [
-        "untested: runs are missing", "untested", "—", "supported", "+3.00 [+2.75, +3.25], 6 pairs"
+        "untested: runs are missing", "untested", "—", "supported", "+3.00 [+2.75, +3.25], 6 seeds"
     ]  # fmt: skip
     marks = [line for line in axis.lines if line.get_marker() in ("o", "D", "x")]
     assert len(marks) == 2  # both of relu
@@ -189,9 +189,9 @@ def test_another_init_is_a_grey_row_that_frames_what_it_flips(selection: Selecti
     told = replace(own, readings={Reading("init", "default"): poor.verdict}, other_inits=(poor,))
     figure, caption = drawn(draw_flip_map([told], selection))
     (axis,) = figure.axes
-    assert "A row in grey has an init that makes the arm without a norm a strawman" in caption
+    assert "A row in grey has an initialization that handicaps the network without a norm" in caption
     labels = {text.get_text().strip(): text for text in axis.get_yticklabels()}
-    assert list(labels) == ["after − before, test accuracy", "he", "default: strawman, no verdict"]
+    assert list(labels) == ["after − before, test accuracy", "he", "default: handicapped, no verdict"]
     assert [text.get_color() == GREY for text in labels.values()] == [False, False, True]
     # the verdict; then its reading with the other init, and what that is at each rate: 0.03 survives, 0.3 flips
     assert [patch.get_linewidth() > 2 for patch in axis.patches] == [False, True, False, True]
@@ -203,6 +203,6 @@ def test_another_init_is_a_grey_row_that_frames_what_it_flips(selection: Selecti
     assert [(text.get_text(), text.get_color() == GREY) for text in axis.get_yticklabels()] == [
         ("default", True), ("he", False),
     ]  # fmt: skip
-    assert [text for text in words(axis) if "pairs" not in text] == ["reading: contradicted", "supported"]
+    assert [text for text in words(axis) if "seeds" not in text] == ["reading: contradicted", "supported"]
     assert "A row in grey" in caption
     assert "A row in grey" not in drawn(draw_verdicts([own], selection))[1]
