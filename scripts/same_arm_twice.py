@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from simulated.earlier import judge_earlier, num_tuning, plain_t
+from simulated.markdown import percent, whole
 
 from bnexp.analysis.choice import Term, chosen_rates
 from bnexp.analysis.frame import UNHEALTHY, load_frame, score
@@ -143,8 +144,8 @@ def write(rates: pd.DataFrame, table: str, store: Store, folder: Path, num_seeds
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {row['cell']} | {row['num_failed']} of {row['num_runs']} | {row['num_seeds']} | "
-            f"{row['other_rates_chosen']:.0%} | {row['called_different']:.1%} | {row['coverage']:.1%} | "
-            f"{row['before_called_different']:.1%} | {row['before_t_excludes_zero']:.1%} |"
+            f"{whole(row['other_rates_chosen'])} | {percent(row['called_different'])} | {percent(row['coverage'])} | "
+            f"{percent(row['before_called_different'])} | {percent(row['before_t_excludes_zero'])} |"
             for row in rows
         ),
         "",

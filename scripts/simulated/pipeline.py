@@ -14,7 +14,7 @@ from bnexp.analysis.worlds import Judged, TunedStudies, TunedWorld, judge_studie
 from simulated.earlier import judge_earlier
 from simulated.tables import MARGIN, NOISES, SEEDS, Row, arms_of, read_rows, share, upper_bound, write_rows
 
-# the first four are those that were asked for; the last two are the hardest of some sixty that were tried
+# the first four are those that were asked for; the last two are the hardest of some fifty that were tried
 LADDERS = (
     "0 0 0 0",
     "-3 -.7 0 -.7",
