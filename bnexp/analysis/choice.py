@@ -6,7 +6,7 @@ number of seeds nor on how noisy validation is. All seeds choose, by their mean 
 **How.** The rate that an arm chose is no better than its best one. So a lower end for "treatment's best − control's
 best" is one for "treatment's chosen rate − the control's best", whichever rate of the control that is: the interval of
 the chosen rate against *every* rate of the other arm must hold (an intersection–union test, which needs no correction).
-Rates that validation shows to be worse at a strict level are left out: they are not the best. One thing is left to take
+Rates that validation shows to be far worse are left out: they are not the best. One thing is left to take
 off: validation and test of a run share its luck, so the chosen rate looks better than it is. The mean excess of the
 chosen rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight
 gains in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
@@ -91,19 +91,21 @@ def chosen_rates(votes: Array) -> NDArray[np.int64]:
     return np.asarray(votes.mean(axis=1).round(VOTE_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
-def plausible_rates(votes: Array, level: float, *, widen: float = 1.0) -> NDArray[np.bool_]:
+def plausible_rates(votes: Array, level: float, *, widen: float = 1.0, least_behind: float = 0.0) -> NDArray[np.bool_]:
     """(rows, rates) whether the chosen rate does not beat it on validation, by a paired t test at this one-sided level.
 
     Args:
         votes: (rows, seeds, rates); with a single seed every rate is plausible.
         widen: what standard errors are multiplied by, for splits that share their images.
+        least_behind: a rate that is behind by no more than this, in the unit of the votes, is plausible anyway.
     """
     rows, num_seeds, num_rates = votes.shape
     if num_seeds < 2:
         return np.ones((rows, num_rates), dtype=np.bool_)
     ahead = np.take_along_axis(votes, chosen_rates(votes)[:, None, None], axis=2) - votes
     mean, error, _ = mean_and_error(np.moveaxis(ahead, 1, 2))
-    return np.asarray(above_p(mean, widen * error, np.array(num_seeds - 1.0), 0.0) > level)
+    beaten = above_p(mean, widen * error, np.array(num_seeds - 1.0), 0.0) <= level
+    return np.asarray(~beaten | (mean <= least_behind))
 
 
 def guards_of(terms: Sequence[Term]) -> Guards:
@@ -157,6 +159,7 @@ def ends_of_choice(
     constant: float = 0.0,
     spread: Callable[[Rates, Array], Spread] | None = None,
     widen: float = 1.0,
+    least_behind: float = 0.0,
 ) -> tuple[Ends, list[Rates], list[Rates]]:
     """The ends of Σ weight · (an arm at its best rate) − constant.
 
@@ -166,6 +169,7 @@ def ends_of_choice(
         spread: from the rates of each term and the numbers there, (1, n), to their spread; for one row. None: over
             seeds alone.
         widen: what is multiplied by it because splits share images: the luck of the choice, and errors on validation.
+        least_behind: as in `plausible_rates`: what one set of validation images may make of two equal rates.
 
     Returns:
         The ends, and the rates that each reading of the lower and of the upper one is at; of the first row.
@@ -173,8 +177,9 @@ def ends_of_choice(
     chosen = [chosen_rates(term.votes) for term in terms]
     own = _sum(terms, [term.scores for term in terms], chosen) - constant
     guards = guards_of(terms)
-    lower, low_values, low_rates = _end(terms, chosen, 1, constant, widen * guards.lower, spread, widen)
-    upper, high_values, high_rates = _end(terms, chosen, -1, constant, widen * guards.upper, spread, widen)
+    allowed = [plausible_rates(term.votes, STRICT, widen=widen, least_behind=least_behind) for term in terms]
+    lower, low_values, low_rates = _end(terms, chosen, allowed, 1, constant, widen * guards.lower, spread)
+    upper, high_values, high_rates = _end(terms, chosen, allowed, -1, constant, widen * guards.upper, spread)
     ends = Ends(own.mean(axis=1), lower, upper, failed | coarse(own), low_values, high_values)
     return ends, low_rates, high_rates
 
@@ -182,11 +187,11 @@ def ends_of_choice(
 def _end(
     terms: Sequence[Term],
     chosen: Sequence[NDArray[np.int64]],
+    plausible: Sequence[NDArray[np.bool_]],
     sign: int,
     constant: float,
     guard: Array,
     spread: Callable[[Rates, Array], Spread] | None,
-    widen: float,
 ) -> tuple[Spread, Array, list[Rates]]:
     """One end: terms on its side (weight · sign > 0) are at their chosen rates, all others at every plausible one.
 
@@ -195,8 +200,8 @@ def _end(
     rows = len(terms[0].votes)
     own_side = [term.weight * sign > 0 for term in terms]
     allowed = [
-        plausible_rates(term.votes, STRICT, widen=widen) & (_more_failed(term, own) if mine else True)
-        for term, own, mine in zip(terms, chosen, own_side, strict=True)
+        rates & (_more_failed(term, own) if mine else True)
+        for term, rates, own, mine in zip(terms, plausible, chosen, own_side, strict=True)
     ]
     choices: list[list[int | None]] = [
         [*([None] if mine else []), *(int(place) for place in np.flatnonzero(mask.any(axis=0)))]

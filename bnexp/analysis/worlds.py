@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bnexp.analysis.choice import Term, chosen_rates, ends_of_choice
 from bnexp.analysis.rule import Decision, Ends, Rule, decide, ends_of, weigh
 from bnexp.analysis.significance import Array
+from bnexp.analysis.tuned import LEAST_BEHIND
 from bnexp.comparison import Direction
 
 Shape = Literal["normal", "skewed"]
@@ -99,6 +100,7 @@ Noise = Literal["gaussian", "skewed", "growing", "failing"]
 OWN_SD, SHARED = 1.0, 0.3  # points of one run, and the part of its variance that its seed gives to both arms
 GROWTH = (0.5, 2.0)  # what the noise at the first and at the last rate is multiplied by where it grows
 FAILING = 0.1  # chance of a run at the last rate to fail; it falls evenly to 0 at the first
+LEAST_BEHIND_POINTS = 100 * LEAST_BEHIND
 FAILED_AT = -80.0  # points: chance, where healthy runs score 90 %
 CHUNK = 500  # studies judged at once, so that their resamples fit into a few dozen MiB
 
@@ -179,7 +181,7 @@ class TunedStudies:
         for term in terms:
             at = chosen_rates(term.votes)[:, None, None]
             failed |= np.take_along_axis(term.failed, at, axis=2).any(axis=(1, 2))
-        return ends_of_choice(terms, failed=failed)[0]
+        return ends_of_choice(terms, failed=failed, least_behind=LEAST_BEHIND_POINTS)[0]
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,19 @@ def failing(chance: float) -> Change:
     return change
 
 
+def failing_treatment(chance: float) -> Change:
+    """Runs of the treatment alone fail, at every rate; its healthy ones are so much better that the means are equal."""
+    better = -chance * FAILED_AT / (1 - chance)
+
+    def change(term: Term, rng: np.random.Generator) -> Term:
+        if term.weight < 0:
+            return term
+        healthy = Term(term.weight, term.votes + better, term.scores + better, term.failed)
+        return failing(chance)(healthy, rng)
+
+    return change
+
+
 CASES: dict[str, Change] = {
     "none": lambda term, rng: term,
     "accuracies of few images": coarse,
@@ -99,6 +112,8 @@ CASES: dict[str, Change] = {
     "3 % of the runs fail, at every rate": failing(0.03),
     "10 % of the runs fail, at every rate": failing(0.1),
     "30 % of the runs fail, at every rate": failing(0.3),
+    "7 % of the treatment's runs fail, and the others make up for it": failing_treatment(0.07),
+    "20 % of the treatment's runs fail, and the others make up for it": failing_treatment(0.2),
     "validation favours rates by 0.3 points": biased(0.3),
     "validation favours rates by 0.6 points": biased(0.6),
     "validation favours rates by 1.2 points": biased(1.2),

@@ -44,10 +44,13 @@ def about_limits(rows: list[Row]) -> str:
 
 {table(head, lines)}
 
-**One thing breaks it.** All seeds choose on the same validation images. If those images favour some rates by
-about as much as the ladder's rates differ, then every seed is misled alike and no number of seeds shows it.
-With a standard deviation of 0.6 points, roughly what 300 images do, it is harmless. With 1.2 points it is not: use more
-validation images, or let each seed draw its own split (`data.split=per_seed`).
+All seeds choose on the same validation images. If those images favour some rates by about as much as the
+ladder's rates differ, every seed is misled alike and no number of seeds shows it. So validation rules out a
+rate only where it is 5 points behind or more; a standard deviation of 0.6 points is roughly what 300 images
+do. A rule without that limit called equal arms different in up to 20 % at 1.2 points.
+
+A run of one arm alone that fails is the hardest: a rate at which nothing failed may have been lucky. The
+interval then holds at the other rates of that arm too, which costs power.
 
 Not simulated: rates beyond the ends of the ladder, which no rule can know of. The report warns where the best
 rate is the first or the last.

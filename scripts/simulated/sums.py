@@ -12,7 +12,7 @@ import numpy as np
 from bnexp.analysis.choice import Term, ends_of_choice
 from bnexp.analysis.contrasts import slope_weights
 from bnexp.analysis.rule import Ends, Rule
-from bnexp.analysis.worlds import CHUNK, Judged, TunedWorld, joined, judge_ends
+from bnexp.analysis.worlds import CHUNK, LEAST_BEHIND_POINTS, Judged, TunedWorld, joined, judge_ends
 from simulated.tables import MARGIN, Row, as_ladder, share, write_rows
 
 SEEDS = (6, 10)
@@ -57,7 +57,9 @@ def _term(weight: float, ladder: str, num: int, seeds: int, rng: np.random.Gener
 
 def _ends(terms: list[Term], kept: slice) -> Ends:
     parts = [Term(t.weight, t.votes[kept], t.scores[kept], t.failed[kept]) for t in terms]
-    return ends_of_choice(parts, failed=np.zeros(len(parts[0].votes), dtype=np.bool_))[0]
+    return ends_of_choice(
+        parts, failed=np.zeros(len(parts[0].votes), dtype=np.bool_), least_behind=LEAST_BEHIND_POINTS
+    )[0]
 
 
 def _covers_zero(judged: Judged) -> np.ndarray:
