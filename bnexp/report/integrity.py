@@ -11,7 +11,7 @@ import pandas as pd
 from bnexp.ledger import NAME as LEDGER
 from bnexp.ledger import Ledger, study_digest
 from bnexp.report.tries import Try, other_tries, tries_words
-from bnexp.store import RECORD, Store
+from bnexp.store import PREDICTIONS, RECORD, Store
 from bnexp.study import StudySpec
 
 MOST_NAMED = 4  # runs that are named
@@ -61,10 +61,9 @@ class Integrity:
         """What a reader must know, the worst first."""
         told = []
         if self.altered_runs:
-            one = len(self.altered_runs) == 1
-            runs, they = ("1 run was", "it was") if one else (f"{len(self.altered_runs)} runs were", "they were")
+            runs = "1 run" if len(self.altered_runs) == 1 else f"{len(self.altered_runs)} runs"
             told.append(
-                f"Altered: files of {runs} changed, added or removed after {they} written: "
+                f"Altered: files of {runs} were changed, added or removed after they were written: "
                 f"{_named(self.altered_runs)}; no verdict is given."
             )
         if self.altered_declaration:
@@ -175,11 +174,16 @@ def _check_runs(store: Store, run_ids: Iterable[str], ledger: Ledger) -> tuple[t
 
 
 def _matches(event: Mapping[str, Any], digests: Mapping[str, str]) -> bool:
-    """Whether a run's files are those that the ledger knows, and no others; of a run that failed it knows none."""
-    files = event.get("files", {})
-    if event.get("sha256") != digests.get(RECORD):
-        return False
-    return not files or files == {name: digest for name, digest in digests.items() if name != RECORD}
+    """Whether a run's files are those that the ledger knows, and no others; of a run that failed it knows none.
+
+    Predictions may be gone, as from a copy without them: verdicts are then for these test images, and say so.
+    """
+    known, there = (
+        {name: files[name] for name in files if name != RECORD} for files in (event.get("files", {}), digests)
+    )
+    if PREDICTIONS not in there:
+        known.pop(PREDICTIONS, None)
+    return event.get("sha256") == digests.get(RECORD) and (not known or known == there)
 
 
 def _is_locked(store: Store, run_id: str) -> bool:

@@ -65,16 +65,18 @@ def beaten_p(votes: np.ndarray, chosen: int, other: int) -> float:
     return float(scipy_stats.ttest_1samp(ahead, 0, alternative="greater").pvalue)
 
 
-def plausible(votes: np.ndarray, level: float) -> list[int]:
+def plausible(votes: np.ndarray, level: float, *, least_behind: float = 0.0) -> list[int]:
     chosen = int(votes.mean(axis=0).argmax())
-    return [k for k in range(votes.shape[1]) if k == chosen or beaten_p(votes, chosen, k) > level]
+    behind = votes.mean(axis=0)[chosen] - votes.mean(axis=0)
+    rates = range(votes.shape[1])
+    return [k for k in rates if k == chosen or behind[k] <= least_behind or beaten_p(votes, chosen, k) > level]
 
 
 def raised(one: Ladder) -> np.ndarray:
     scores = one.scores.copy()
     for seed, rate in zip(*np.nonzero(one.failed), strict=True):
         healthy = one.scores[~one.failed[:, rate], rate]
-        if len(healthy):
+        if 2 * len(healthy) >= len(one.failed):
             scores[seed, rate] = max(scores[seed, rate], healthy.mean())
     return scores
 
@@ -100,10 +102,14 @@ def end_by_hand(ladders: Sequence[Ladder], sign: int, level: float, constant: fl
     own = [one.weight * sign > 0 for one in ladders]
     curse = [flattery(one) for one in ladders]
     guard = sum(abs(one.weight) * (c[0] if mine else -c[1]) for one, mine, c in zip(ladders, own, curse, strict=True))
-    places = [
-        [int(one.votes.mean(axis=0).argmax())] if mine else plausible(one.votes, STRICT)
-        for one, mine in zip(ladders, own, strict=True)
-    ]
+    places = []
+    for one, mine in zip(ladders, own, strict=True):
+        rates, best, failures = (
+            plausible(one.votes, STRICT, least_behind=0.05),
+            int(one.votes.mean(axis=0).argmax()),
+            one.failed.sum(axis=0),
+        )
+        places.append([k for k in rates if k == best or failures[k] > failures[best]] if mine else rates)
     ends = []
     for rates in itertools.product(*places):
         values = sum(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from bnexp.analysis import choice
 from bnexp.analysis.choice import (
     STRICT,
     Term,
@@ -248,10 +249,31 @@ def test_a_spread_of_ones_own_is_asked_at_the_rates_of_each_reading() -> None:
     assert (ends.upper.degrees == 3.0).all()
 
 
-def test_more_combinations_than_can_be_read_are_refused() -> None:
-    many = [drawn(seed, sign, (0.0,) * 8, 6) for seed, sign in enumerate((1.0, -1.0, -1.0, -1.0, -1.0, -1.0))]
-    with pytest.raises(ValueError, match="too many to read"):
-        ends_of_choice(many, failed=NO_FAILURE)
+def test_of_too_many_combinations_those_about_the_farthest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [drawn(seed, sign, (0.0,) * 4, 6) for seed, sign in enumerate((1.0, -1.0, -1.0, -1.0))]
+    every = ends_of_choice(few, failed=NO_FAILURE)[0].interval(0.05)
+    monkeypatch.setattr(choice, "MOST_READINGS", 20)  # of 64
+    ends, rates, _ = ends_of_choice(few, failed=NO_FAILURE)
+    assert len(rates) < 20
+    low, high = ends.interval(0.05)
+    width = every[1][0] - every[0][0]
+    assert 0 <= low[0] - every[0][0] < 0.05 * width
+    assert 0 <= every[1][0] - high[0] < 0.05 * width
+
+
+def test_failures_that_another_rate_of_an_arm_has_are_in_its_own_end() -> None:
+    """An arm that fails at random, at every rate, chooses a lucky rate: truly it is as good, and it looks better."""
+    rng = np.random.default_rng(5)
+    shape, chance, worlds = (300, 10, 4), 0.07, 300
+    failed = rng.random(shape) < chance
+    scores = np.where(failed, -80.0, 80 * chance / (1 - chance) + rng.standard_normal(shape))
+    control = rng.standard_normal(shape)
+    terms = [Term(1.0, scores, scores, failed), Term(-1.0, control, control, np.zeros(shape, bool))]
+    low, high = ends_of_choice(terms, failed=np.ones(worlds, bool), least_behind=5.0)[0].interval(0.05)
+    assert ((low <= 0) & (high >= 0)).mean() > 0.9
+    own = scores[np.arange(worlds)[:, None], np.arange(10), chosen_rates(scores)[:, None]] - control[:, :, 0]
+    half = scipy_stats.t.isf(0.025, 9) * own.std(axis=1, ddof=1) / math.sqrt(10)
+    assert (own.mean(axis=1) - half <= 0).mean() < 0.3  # the chosen rate by itself
 
 
 @pytest.mark.parametrize("num_seeds", [6, 10])

@@ -36,6 +36,9 @@ class Answers:
             return None
         return np.stack([self.right[run_id] for run_id in run_ids])
 
+    def are_same(self, run_ids: Sequence[str]) -> bool:
+        return bool(run_ids)
+
 
 def answered(run: Run, case: int) -> np.ndarray:
     """Images differ in difficulty, for the one arm more than for the other."""

@@ -79,7 +79,7 @@ def predictions_of(config: RunConfig, accuracy: float, images: int) -> Predictio
     right = np.argsort(np.argsort(easy[0] + easy[1] + 0.5 * luck)) >= images - round(accuracy * images)
     label = np.arange(images) % 10  # so that always answering one class is right about a tenth
     predicted = np.where(right, label, (label + 1) % 10)
-    return Predictions(predicted.astype(np.uint8), label.astype(np.uint8), np.arange(images, dtype=np.int32), 0)
+    return Predictions(predicted.astype(np.uint8), label.astype(np.uint8), np.arange(images, dtype=np.int32), 0, 1_000)
 
 
 def write_all(store: Store, configs: Iterable[RunConfig], outcome: Outcome, *, images: int | None = None) -> None:

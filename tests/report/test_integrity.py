@@ -99,7 +99,8 @@ def test_a_changed_record_is_named_and_no_verdict_is_given(store: Store) -> None
     edit(store.run_dir(changed) / "record.json", raise_accuracy)
     numbers = evaluate(store, "placement")
     assert numbers.remarks[0] == (
-        f"Altered: files of 1 run were changed, added or removed after it was written: {changed}; no verdict is given."
+        "Altered: files of 1 run were changed, added or removed after they were written: "
+        f"{changed}; no verdict is given."
     )
     assert outcomes(numbers) == {"invalid"}
     assert numbers.claims is not None
