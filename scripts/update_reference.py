@@ -63,8 +63,10 @@ RECIPES = {
     "audit-small": Recipe(
         "The audit: all 26 declared studies, small tier, on the embedded digits. What it says holds for these 8×8 "
         "digits and these small networks. Verdicts are what the declared rule made of the runs. In the figures a "
-        "circle is one seed, the diamond and the bar are the mean and the interval that decided, grey is smaller than "
-        "the declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` makes.",
+        "circle is one seed, the diamond and the bar are the mean and the interval that decided, grey is smaller "
+        "than the declared margin, blue is where the claim holds. The flip maps are on the page that `bnexp report` "
+        "makes. The runs of `cost` were made again after the others, by the same command, for other work had been "
+        "beside them and it compares seconds.",
         ("train -m study=all tier=small",),
         audit=True,
     ),
