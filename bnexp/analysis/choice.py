@@ -11,9 +11,10 @@ off: validation and test of a run share its luck, so the chosen rate looks bette
 chosen rate over bootstrap resamples of the seeds says by how much, less the part that the other arm's best in hindsight
 gains in the same way. The same holds for the upper end, with the arms swapped, and for any weighted sum of arms.
 
-**Failures.** A run that diverges scores chance, far below the others. Where an arm chose a rate at which few or no runs
-failed, and more failed at another rate that is as good on validation, that may be luck: its end must hold at that other
-rate too, which is valid because the best rate is no worse than any. Where it is the arm to be beaten, its failures are
+**Failures.** A run that diverges scores chance, far below the others, and larger rates make that likelier. Where an arm
+chose a rate at which few or no runs failed, and more failed at a *smaller* one that validation does not rule out, the
+chosen rate was lucky: its end must hold at that smaller rate too, which is valid because the best rate is no worse than
+any. Where it is the arm to be beaten, its failures are
 raised (`Term.raised`), so that one failed run does not bury what the other seeds say. A chance of failing that shows in
 no run at all is in no interval.
 
@@ -55,7 +56,7 @@ class Term:
 
     Attributes:
         weight: in the sum; not 0.
-        votes: (rows, seeds, rates) what chooses, higher being better.
+        votes: (rows, seeds, rates) what chooses, higher being better; rates ascend.
         scores: (rows, seeds, rates) what is compared, in its stored unit and higher being better.
         failed: (rows, seeds, rates) whether the run diverged or collapsed, so that its score is chance.
     """
@@ -195,7 +196,7 @@ def _end(
 ) -> tuple[Spread, Array, list[Rates]]:
     """One end: terms on its side (weight · sign > 0) are at their chosen rates, all others at every plausible one.
 
-    A term on its side is also at plausible rates at which more runs failed than at the chosen one.
+    A term on its side is also at plausible rates below the chosen one at which more runs failed.
     """
     rows = len(terms[0].votes)
     own_side = [term.weight * sign > 0 for term in terms]
@@ -237,9 +238,9 @@ def _end(
 
 
 def _more_failed(term: Term, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(rows, rates) whether more runs failed there than at the chosen rate."""
-    failures = term.failed.sum(axis=1)
-    return np.asarray(failures > np.take_along_axis(failures, chosen[:, None], axis=1))
+    """(rows, rates) whether it is a smaller rate than the chosen one, and more runs failed there."""
+    failures, places = term.failed.sum(axis=1), np.arange(term.failed.shape[2])
+    return np.asarray((failures > np.take_along_axis(failures, chosen[:, None], axis=1)) & (places < chosen[:, None]))
 
 
 def _combinations(

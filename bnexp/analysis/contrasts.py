@@ -75,8 +75,8 @@ class Choice:
         same: the share of resamples of the seeds in which every cell chooses the rate that it chose.
         lower_at, upper_at: cell -> its rate where the lower and the upper end are farthest; empty where every
             combination of plausible rates was read.
-        by_failures: cell -> a rate at which more of its runs failed than at the chosen one, and at which an end is
-            farthest, because that may be luck.
+        by_failures: cell -> a rate below the chosen one at which more of its runs failed, and at which an end is
+            farthest, because the chosen one was lucky then.
         partial: there were too many combinations, and in each that was read one cell alone is not at its chosen rate.
     """
 

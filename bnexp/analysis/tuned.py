@@ -145,7 +145,7 @@ def _of_sum(
         _binding(spread, rates, parts, tables, sign)
         for spread, rates, sign in ((whole.lower, low, 1), (whole.upper, high, -1))
     )
-    # an arm is away from its chosen rate on its own side of the interval only where more of its runs failed there
+    # on its own side of the interval an arm is away from its chosen rate only where more runs failed at a smaller one
     by_failures = {
         part.cell: binding[part.cell]
         for part in parts

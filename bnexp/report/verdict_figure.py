@@ -43,7 +43,7 @@ def draw_verdicts(claims: Sequence[ClaimVerdict], selection: Selection) -> Drawn
     heights = [_height(group) for group in groups]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    longest = max(len(claim.outcome) for claim in shown)
+    longest = max(len(line) for claim in shown for line in _in_lines(claim.outcome).split("\n"))
     for axis, group in zip(axes, groups, strict=True):
         _panel(axis, group, longest)
     _legend(figure, shown)
@@ -195,12 +195,17 @@ def _told(axis: Any, claims: Sequence[ClaimVerdict], scale: Scale, longest: int)
         effect, look = claim.verdict.effect, OUTCOME_LOOKS[claim.verdict.outcome]
         numbers = "—" if effect is None else f"{scale.interval(effect.deciding, unit=False)}, {counted(claim)}"
         weight = "normal" if claim.reading_of else "bold"
-        for text, offset, style in ((claim.outcome, 8.0, {"weight": weight}), (numbers, width, {})):
+        for text, offset, style in ((_in_lines(claim.outcome), 8.0, {"weight": weight}), (numbers, width, {})):
             axis.annotate(
                 text, (1, y), xycoords=axis.get_yaxis_transform(), xytext=(offset, 0), textcoords="offset points",
                 ha="left", va="center", color=look.word if style else "black", fontsize=8, annotation_clip=False,
                 **style,
             )  # fmt: skip
+
+
+def _in_lines(outcome: str) -> str:
+    """An outcome with its addition below it, so that the column of outcomes stays narrow."""
+    return outcome.replace(", ", ",\n")
 
 
 def _factor_ticks(axis: Any, low: float, high: float) -> None:

@@ -314,8 +314,8 @@ def _choice(claim: ClaimVerdict) -> list[str]:
         words.append(f"Learning rates chosen in {len(choice.chosen)} places; all {_again(choice.same)}.")
     if choice is not None and choice.by_failures:
         words.append(
-            f"More runs failed at {_rates(choice.by_failures)}: at the chosen rate as many may fail with other seeds, "
-            "and the interval allows for that."
+            f"More runs failed at a smaller rate, {_rates(choice.by_failures)}: with other seeds as many may fail at "
+            "the chosen one, and the interval allows for that."
         )
     if choice is not None and choice.partial:
         words.append("There were too many combinations of rates to read: one arm's rate was varied at a time.")

@@ -15,7 +15,7 @@ from simulated.tables import MARGIN, Row, arms_of, share, write_rows
 
 RULE = Rule("higher", MARGIN)
 SEEDS = (6, 10)
-LADDERS = ("0 0 0 0", "-3 -.7 0 -.7", "-1 0 -1 -2", "-1.5 -1.5 0 -1.5", "0 0 0 0 | -1.5 -1.5 0 -1.5")
+LADDERS = ("0", "0 0 0 0", "-3 -.7 0 -.7", "-1 0 -1 -2", "-1.5 -1.5 0 -1.5", "0 0 0 0 | -1.5 -1.5 0 -1.5")
 NUM_VAL, NUM_TEST = 287, 360  # images of the smallest data set
 COLUMNS = (
     "case",

@@ -109,7 +109,7 @@ def end_by_hand(ladders: Sequence[Ladder], sign: int, level: float, constant: fl
             int(one.votes.mean(axis=0).argmax()),
             one.failed.sum(axis=0),
         )
-        places.append([k for k in rates if k == best or failures[k] > failures[best]] if mine else rates)
+        places.append([k for k in rates if k == best or (k < best and failures[k] > failures[best])] if mine else rates)
     ends = []
     for rates in itertools.product(*places):
         values = sum(
