@@ -103,8 +103,9 @@ def write(rows: pd.DataFrame, store: Store) -> None:
         ),
         "",
         "A run in a stack does the same arithmetic as alone, but sums in another order. Training amplifies rounding "
-        "until a single accuracy can differ as much as between two seeds. What matters for a comparison is that the "
-        "difference has no direction: where both one-sided tests reject, its mean lies within the bound.",
+        "until a single accuracy can differ as much as between two seeds. What matters for a comparison is the mean of "
+        f"that difference: where both one-sided tests reject, it lies within ±{BOUND} points, whether or not its "
+        "interval holds 0.",
         "",
     ]
     (FOLDER / "README.md").write_text("\n".join(lines).replace("-0.", "−0."))

@@ -45,7 +45,7 @@ from bnexp.analysis.stats import VOTE_DECIMALS
 RESAMPLES = 1_000
 # one-sided level at which validation rules a rate out: strict where the interval covers every rate that is left, and
 # looser where it has to cover every pair of them
-STRICT, LOOSE = 0.01, 0.1
+STRICT, LOOSE = 0.01, 0.05
 MOST_READINGS = 4_096
 Rates = tuple[int, ...]  # the place of each term's rate in its ladder
 
