@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,11 @@ class Metric:
     def scale(self) -> float:
         """Stored number times `scale` is the shown number."""
         return 100.0 if self.unit == "fraction" else 1.0
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The least and the most that it can be, in the stored unit; a fraction is an accuracy where higher is better."""
+        return (0.0, 1.0) if self.unit == "fraction" and self.direction == "higher" else (-math.inf, math.inf)
 
     @property
     def shown_unit(self) -> str:

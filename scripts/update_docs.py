@@ -41,8 +41,10 @@ trains runs that several of them declare only once.
 - A *stratum* is one setting, such as one network or one activation. It is judged apart from the others. All claims and
   premises of a study, in all strata, are corrected together (Holm). The first comparison is the primary one.
 - A *premise* has to hold, or the study's claims are invalid. *Context* is judged, but is no part of the claim.
-- *Supported* means the side of the texts under *the texts*, *contradicted* the opposite side. If the texts contradict
-  one another, those of the other side are under *against*.
+- *Supported* means that the whole interval lies on the side of the texts under *the texts*, beyond the margin;
+  *contradicted*, on the opposite side. *Direction only* is added where the interval excludes 0 but not the margin.
+  *Negligible*: it lies inside the margin. If the texts contradict one another, those of the other side are under
+  *against*.
 - Direction, margin and number of seeds were declared before the first run, except for what CHANGELOG.md discloses.
   Nobody changes a study until it agrees with a text.
 """

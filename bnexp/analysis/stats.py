@@ -42,11 +42,14 @@ class PairedDifference:
     unpaired: tuple[int, ...]
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+def mean_interval(
+    values: Sequence[float], *, confidence: float = 0.95, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """Mean and Student's t interval.
 
     Args:
         values: (n,) finite numbers, n at least 1.
+        within: what the numbers can be, as an accuracy lies between 0 and 1: the interval does not leave it.
     """
     from scipy.stats import t as student
 
@@ -55,7 +58,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Estim
     if len(array) < 2:
         return Estimate(mean, math.nan, math.nan, len(array))
     half = float(student.ppf((1 + confidence) / 2, len(array) - 1)) * float(array.std(ddof=1)) / math.sqrt(len(array))
-    return Estimate(mean, mean - half, mean + half, len(array))
+    return Estimate(mean, max(within[0], mean - half), min(within[1], mean + half), len(array))
 
 
 def paired_difference(treatment: Mapping[int, float], control: Mapping[int, float]) -> PairedDifference | None:

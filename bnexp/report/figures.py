@@ -15,7 +15,7 @@ from bnexp.analysis.claims import ClaimVerdict
 from bnexp.analysis.frame import load_history
 from bnexp.analysis.select import Selection
 from bnexp.analysis.stats import mean_interval
-from bnexp.metrics import METRICS
+from bnexp.metrics import METRICS, Metric
 from bnexp.report.differences_figure import draw_differences
 from bnexp.report.flip_figure import draw_flip_map
 from bnexp.report.folder import CAPTIONS
@@ -86,7 +86,7 @@ def draw_finals(selection: Selection, store: Store) -> Drawn:
     for axis, stratum in zip(axes, shown, strict=True):
         for index, arm in enumerate(selection.arms):
             cell = selection.cell(runs, arm, stratum).dropna(subset=["score"])
-            _dots(axis, index, cell, metric.scale)
+            _dots(axis, index, cell, metric)
         axis.set_title(title(stratum))
         axis.set_xticks(range(len(selection.arms)), [arm.replace(", ", "\n") for arm in selection.arms])
         axis.set_xlim(-0.6, len(selection.arms) - 0.4)
@@ -203,16 +203,17 @@ FIGURES: tuple[tuple[str, str, Callable[[Selection, Store], Drawn]], ...] = (
 FIGURE_NAMES = (*(name for name, _, _ in CLAIM_FIGURES), *(name for name, _, _ in FIGURES))
 
 
-def _dots(axis: Any, index: int, cell: pd.DataFrame, scale: float) -> None:
+def _dots(axis: Any, index: int, cell: pd.DataFrame, metric: Metric) -> None:
     if cell.empty:
         return
     look = look_of(index)
-    values = cell["score"].to_numpy() * scale
+    values = cell["score"].to_numpy() * metric.scale
+    within = metric.possible[0] * metric.scale, metric.possible[1] * metric.scale
     x = index + 0.22 + (0.1 * np.linspace(-1, 1, len(values)) if len(values) > 1 else np.zeros(1))
     healthy = cell["healthy"].to_numpy()
     axis.plot(x[healthy], values[healthy], look.marker, color=look.color, markersize=3.2, alpha=0.75, markeredgewidth=0)
     axis.plot(x[~healthy], values[~healthy], "x", color=look.color, markersize=5.5, markeredgewidth=1.5)
-    estimate = mean_interval(values.tolist())
+    estimate = mean_interval(values.tolist(), within=within)
     if np.isfinite(estimate.low):
         axis.plot([index - 0.12] * 2, [estimate.low, estimate.high], color=look.color, linewidth=2)
     axis.plot([index - 0.12], [estimate.mean], look.marker, color=look.color, markersize=7, markeredgecolor="white")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,9 @@ def arms_table(selection: Selection) -> Table:
             if cell.empty:
                 continue
             scores = cell["score"].dropna()
-            estimate = mean_interval(scores.tolist()) if len(scores) else Estimate(math.nan, math.nan, math.nan, 0)
-            estimate = possible(estimate, metric)
+            estimate = Estimate(math.nan, math.nan, math.nan, 0)
+            if len(scores):
+                estimate = mean_interval(scores.tolist(), within=metric.possible)
             counts = {status: int((cell["status"] == status).sum()) for status in ("finished", "diverged", "collapsed")}
             lr = selection.best_lr[arm, stratum]
             end = " (end of the ladder)" if is_at_ladder_end(selection, arm, stratum) else ""
@@ -95,13 +96,6 @@ def arms_table(selection: Selection) -> Table:
         shown,
         selection,
     )
-
-
-def possible(estimate: Estimate, metric: Metric) -> Estimate:
-    """An interval without what no run can score: an accuracy lies between 0 and 1."""
-    if metric.unit != "fraction":
-        return estimate
-    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
 def effects_table(name: str, title: str, effects: Sequence[Effect], selection: Selection) -> Table:

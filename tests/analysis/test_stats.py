@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from bnexp.analysis.stats import largest_healthy, mean_interval, paired_difference
+from bnexp.metrics import METRICS
 
 VALUES = [0.91, 0.95, 0.93, 0.97, 0.90, 0.94]
 
@@ -78,3 +79,11 @@ def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
 )
 def test_largest_healthy_learning_rate(healthy: dict[float, list[bool]], expected: float | None) -> None:
     assert largest_healthy(healthy) == expected
+
+
+def test_an_interval_does_not_leave_what_can_be() -> None:
+    values = [1.0, 1.0, 1.0, 0.1]
+    free, bound = mean_interval(values), mean_interval(values, within=METRICS["test_accuracy"].possible)
+    assert free.high > 1
+    assert (bound.mean, bound.low, bound.high) == (free.mean, max(0.0, free.low), 1.0)
+    assert METRICS["test_loss"].possible == (-math.inf, math.inf)
