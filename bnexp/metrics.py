@@ -40,7 +40,7 @@ class Metric:
 
     @property
     def possible(self) -> tuple[float, float]:
-        """The least and the most that it can be, in the stored unit; a fraction is an accuracy where higher is better."""
+        """The least and the most that it can be, in the stored unit; a fraction of which more is better is an accuracy."""
         return (0.0, 1.0) if self.unit == "fraction" and self.direction == "higher" else (-math.inf, math.inf)
 
     @property
