@@ -40,7 +40,7 @@ class Metric:
 
     @property
     def possible(self) -> tuple[float, float]:
-        """The least and the most that it can be, in the stored unit; a fraction of which more is better is an accuracy."""
+        """The least and the most that it can be, in the stored unit; a fraction that should be high is an accuracy."""
         return (0.0, 1.0) if self.unit == "fraction" and self.direction == "higher" else (-math.inf, math.inf)
 
     @property
