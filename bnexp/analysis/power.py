@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -100,6 +101,7 @@ def seeds_needed(
     alpha: float = ALPHA,
     family_size: int = 1,
     power: float = POWER,
+    fixed_variance: float = 0.0,
 ) -> int | None:
     """The fewest pairs, six at least, with this chance that a test decides; None where 1,000 are not enough.
 
@@ -107,6 +109,7 @@ def seeds_needed(
         test: what a decision rests on; `contradicted` needs as many pairs as its mirror.
         sd, effect, margin, alpha, family_size: as in `power_of_difference`.
         power: from 0.5 to below 1.
+        fixed_variance: of the mean, beside the seeds': what more of them leave as it is, such as that of test images.
 
     Raises:
         ValueError: a power outside its range.
@@ -120,7 +123,9 @@ def seeds_needed(
     }
 
     def enough(num: int) -> bool:
-        return chances[test](num, sd=sd, effect=effect, margin=margin, alpha=alpha, family_size=family_size) >= power
+        spread = math.sqrt(sd**2 + num * fixed_variance)
+        found = chances[test](num, sd=spread, effect=effect, margin=margin, alpha=alpha, family_size=family_size)
+        return found >= power
 
     if not enough(MOST_SEEDS):
         return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from bnexp.analysis.contrasts import Contrast, Failures
-from bnexp.analysis.power import MOST_SEEDS, Test, seeds_needed
+from bnexp.analysis.power import Test, seeds_needed
 from bnexp.analysis.rule import MIN_PAIRS, Decision, Ends, Evidence, Rule, decide, weigh
 from bnexp.analysis.significance import holm
 from bnexp.analysis.stats import Estimate, mean_interval
@@ -298,25 +298,10 @@ def _needed(case: Comparison, effect: Effect, steps: Mapping[Kind, int]) -> Seed
     margin, mean = (0.0, room) if test == "difference" else (rule.margin, weak)
     fixed = _fixed_variance(case.contrast, effect)
     moving = max(effect.sd**2, _effective_sd(case, effect) ** 2 - num_pairs * fixed)
-
-    def asked(num: int) -> int | None:
-        """What seeds are needed where the spread is as it would be with this many."""
-        sd = math.sqrt(moving + num * fixed)
-        return seeds_needed(test, sd=sd, effect=mean, margin=margin, alpha=alpha, family_size=family)
-
-    found = _fewest(lambda num: (need := asked(num)) is not None and need <= num) if fixed else asked(num_pairs)
+    found = seeds_needed(
+        test, sd=math.sqrt(moving), effect=mean, margin=margin, alpha=alpha, family_size=family, fixed_variance=fixed
+    )
     return Seeds(None if found is None else max(found, num_pairs + 1, MIN_PAIRS), decision)
-
-
-def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The fewest seeds that are enough, where more always are; None where the most that are planned are not."""
-    if not enough(MOST_SEEDS):
-        return None
-    low, high = MIN_PAIRS - 1, MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
 
 
 def _fixed_variance(contrast: Contrast, effect: Effect) -> float:
