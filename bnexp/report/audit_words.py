@@ -19,6 +19,7 @@ from bnexp.sources import title_of
 from bnexp.study import StudySpec
 
 NOT_STARTED, NO_VERDICT = "not started", "cannot be judged"
+FEW_TEXTS = 2  # that have room in a cell
 FEW = 3  # strata that are told one by one
 
 
@@ -101,8 +102,11 @@ def label(text: str) -> str:
 
 
 def texts_words(spec: StudySpec) -> str:
-    """`Role and Importance, Study Guide; against: Interview Questions`."""
-    own, other = (", ".join(map(label, side)) for side in (spec.sources, spec.against))
+    """`Role and Importance, Study Guide; against: Interview Questions`; of more than two on a side, how many."""
+    own, other = (
+        ", ".join(map(label, side)) if len(side) <= FEW_TEXTS else f"{len(side)} texts"
+        for side in (spec.sources, spec.against)
+    )
     return f"{own or '—'}; against: {other}" if other else own or "—"
 
 

@@ -13,6 +13,7 @@ from by_hand import TWO, drawn, effect_of, interval, ladder, plausible
 from made_up import SEEDS, Outcome, judged, selected, study, whole, without
 from scipy import stats as scipy_stats
 
+from bnexp.analysis.choice import LOOSE
 from bnexp.analysis.claims import judge_study, view_of
 from bnexp.analysis.tuned import contrast_with_choice
 from bnexp.analysis.verdicts import Verdict
@@ -42,7 +43,7 @@ def test_what_no_rate_is_chosen_for_holds_at_every_pair_of_plausible_rates(
     names = ("test_accuracy", "generalization_gap", "accuracy_precise", "val_accuracy")
     arms = {arm: {name: ladder(outcome, arm, rates=rates, measure=name).scores for name in names}
             for arm in ("batch", "none")}  # fmt: skip
-    places = {arm: plausible(columns["val_accuracy"], 0.1) for arm, columns in arms.items()}
+    places = {arm: plausible(columns["val_accuracy"], LOOSE) for arm, columns in arms.items()}
     intervals = []
     for here, there in itertools.product(places["batch"], places["none"]):
         one, other = (
@@ -64,7 +65,7 @@ def test_two_measures_of_one_arm_are_read_at_each_rate_that_it_may_be_best_at() 
     test, precise = (ladder(outcome, "batch", measure=name) for name in ("test_accuracy", "accuracy_precise"))
     found = [
         scipy_stats.ttest_rel(test.scores[:, k], precise.scores[:, k]).confidence_interval(0.95)
-        for k in plausible(test.votes, 0.1)
+        for k in plausible(test.votes, LOOSE)
     ]
     assert len(found) == 2
     assert interval(effect_of(claim)) == pytest.approx((min(i.low for i in found), max(i.high for i in found)))
