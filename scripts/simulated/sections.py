@@ -95,7 +95,7 @@ separate simulation found when the procedure was designed, before it was written
 
 {table(head, lines)}
 
-*Best rates known* is what could be had if nobody had to choose. *Leave-one-out*: each seed is compared at the
+*Best rates known*: nobody has to choose, so no procedure can do better. *Leave-one-out*: each seed is compared at the
 rates that the others chose. bnexp compares the chosen rate with every rate of the other arm that validation
 does not rule out (one sided, {whole(STRICT)}), and takes off how much the choice flatters.
 """
