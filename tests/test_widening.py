@@ -16,7 +16,7 @@ from bnexp.config import RunConfig
 from bnexp.planned import Plan, PlannedRun
 from bnexp.records import RunRecord
 from bnexp.report.judged import judge_started
-from bnexp.report.ladder_words import arm_ends, is_proven_end, ladder_notes
+from bnexp.report.ladder_words import ladder_notes
 from bnexp.store import Store
 from tests.report.fabricate import write_run
 from tests.small_studies import tier, write_study
@@ -153,7 +153,7 @@ def test_the_ladder_widens_until_no_arm_is_best_at_an_end(
     assert len(judged.frame.runs) == num
     assert judged.selection.best_lr == {("none", ""): none, ("batch", ""): batch}
     assert judged.claims[0].verdict.outcome != "untested"
-    assert not any(end.at_bound for end in arm_ends(judged.ladders, judged.selection).values())
+    assert not any(end.at_bound for end in judged.ladders[0].ends.values())
     assert [note.startswith("Learning rates were added") for note in ladder_notes(judged.ladders)] == [True][
         : len(told)
     ]
@@ -167,9 +167,9 @@ def test_the_bound_is_reached_and_told(
     assert command(tmp_path, "train", "wide") == 0
     assert executor.rounds == [DECLARED, [3.0]]
     judged = judge_started(Store(tmp_path / "results"), "wide")
-    ends = arm_ends(judged.ladders, judged.selection)
+    ends = judged.ladders[0].ends
     assert all(end.at_bound for end in ends.values())
-    assert not is_proven_end(ends, "batch", "")
+    assert not ends["batch"].proven
     assert ladder_notes(judged.ladders) == [
         "Learning rates were added for all arms where an arm was best at the smallest or largest rate tried: "
         "3, for batch.",
@@ -190,9 +190,9 @@ def test_an_unhealthy_next_rate_ends_the_search(
     assert command(tmp_path, "train", "wide") == 0
     assert executor.rounds == [DECLARED, [3.0]]
     judged = judge_started(Store(tmp_path / "results"), "wide")
-    ends = arm_ends(judged.ladders, judged.selection)
-    assert is_proven_end(ends, "batch", "")
-    assert not ends["batch", ""].at_bound
+    ends = judged.ladders[0].ends
+    assert ends["batch"].proven
+    assert not ends["batch"].at_bound
 
 
 @pytest.mark.parametrize("killed_after", [7, 36, 40, 48, 50])
@@ -253,7 +253,7 @@ def test_strata_widen_apart_and_are_named(
         stratum: [*DECLARED, *([3.0] if stratum == "tanh, depth 4" else [])]
         for stratum in ("relu, depth 2", "relu, depth 4", "tanh, depth 2", "tanh, depth 4")
     }
-    assert len(arm_ends(judged.ladders, judged.selection)) == 8
+    assert sum(len(widened.ends) for widened in judged.ladders) == 8
 
 
 def test_two_studies_of_which_one_widens_into_runs_of_the_other(

@@ -19,7 +19,7 @@ from bnexp.analysis.rule import ALPHA, Rule
 from bnexp.analysis.select import Selection, level_of, select
 from bnexp.analysis.shapes import View
 from bnexp.analysis.test_images import images_of
-from bnexp.analysis.tuned import OF_IMAGES, contrast_at_rate, contrast_with_choice
+from bnexp.analysis.tuned import contrast_at_rate, contrast_with_choice
 from bnexp.analysis.verdicts import DECIDED, Outcome, Verdict, judge_family
 from bnexp.comparison import Comparison
 from bnexp.metrics import metric_of
@@ -168,9 +168,10 @@ def judge_comparisons(
         return _judge_families(readings, keys, gates, hosts, absent, alpha)
 
     judged = judge([{None: contrast} for contrast in contrasts])
-    readings = [
-        judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics, _on_these_images)
-    ]
+    readings = [judge([kind(view, *key) for key in keys]) for kind in (_at_same_rates, _under_statistics)]
+    crossed = [contrast.crossed is not None for contrast in contrasts]
+    pairs = zip(keys, crossed, strict=True)
+    readings.append(judge([_on_these_images(view, *key) if known else {} for key, known in pairs]))
     found = {
         key: ClaimVerdict(
             *key,
@@ -380,12 +381,8 @@ def _under_statistics(view: View, comparison: Comparison, group: str) -> dict[Re
 
 def _on_these_images(view: View, comparison: Comparison, group: str) -> dict[Reading, Contrast]:
     """The contrast for new seeds alone, where the verdict is for new test images too."""
-    if view.selection.images is None or comparison.measure != OF_IMAGES:
-        return {}
-    known = replace(view, selection=replace(view.selection, images=None))
-    if contrast_with_choice(view, comparison, group).crossed is None:
-        return {}
-    return {Reading("images", THESE_IMAGES): contrast_with_choice(known, comparison, group)}
+    alone = replace(view, selection=replace(view.selection, images=None))
+    return {Reading("images", THESE_IMAGES): contrast_with_choice(alone, comparison, group)}
 
 
 def _here(runs: pd.DataFrame, view: View, comparison: Comparison, group: str) -> pd.DataFrame:

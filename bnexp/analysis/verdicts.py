@@ -15,16 +15,7 @@ from bnexp.analysis.rule import MIN_PAIRS, Decision, Ends, Evidence, Rule, decid
 from bnexp.analysis.significance import holm
 from bnexp.analysis.stats import Estimate, mean_interval
 
-Outcome = Literal[
-    "supported",
-    "supported, direction only",
-    "contradicted",
-    "contradicted, direction only",
-    "negligible",
-    "inconclusive",
-    "untested",
-    "invalid",
-]
+Outcome = Literal[Decision, "untested", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 DECIDED: tuple[Outcome, ...] = ("supported", "contradicted", "negligible")
 UNJUDGED: tuple[Outcome, ...] = ("untested", "invalid")

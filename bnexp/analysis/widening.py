@@ -245,13 +245,6 @@ def is_healthy(runs: Sequence[Tried]) -> bool:
     return float(np.mean([run.healthy for run in runs])) >= HEALTHY_SHARE
 
 
-def rungs_wanted(
-    ladders: Sequence[Ladder], tried: Mapping[str, Tried], *, num_seeds: int
-) -> dict[str, tuple[float, ...]]:
-    """Stratum -> the rates that its ladder is widened by, in the order in which the rule asks for them."""
-    return {ladder.stratum: widen(ladder, tried, num_seeds=num_seeds).added for ladder in ladders}
-
-
 def ladders_of(frozen: Mapping[str, Any]) -> tuple[Ladder, ...]:
     """The ladders of study.json; none where the study does not widen."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bnexp.analysis.select import Selection
-from bnexp.analysis.widening import ArmEnd, Widened
+from bnexp.analysis.widening import Widened
 
 FEW = 3  # of each kind that are named
 
@@ -54,33 +53,6 @@ def ladder_notes(ladders: Sequence[Widened]) -> list[str]:
             "there, no verdict there compares arms at their best rates."
         )
     return notes
-
-
-def arm_ends(ladders: Sequence[Widened], selection: Selection) -> dict[tuple[str, str], ArmEnd]:
-    """(arm, stratum) of a report -> where its best rate stands; only of strata whose ladder is settled.
-
-    Strata are matched by their runs, for a report names a stratum by what differs between the runs that it has.
-    """
-    rows = zip(selection.runs["run_id"], selection.runs["arm"], selection.runs["stratum"], strict=True)
-    places = {(str(name), str(arm)): str(stratum) for name, arm, stratum in rows}
-    found = {}
-    for widened in ladders:
-        for arm, end in widened.ends.items():
-            names = (name for own in widened.ladder.declared[arm].values() for name in own)
-            stratum = next((places[name, arm] for name in names if (name, arm) in places), None)
-            if stratum is not None:
-                found[arm, stratum] = end
-    return found
-
-
-def is_proven_end(ends: dict[tuple[str, str], ArmEnd], arm: str, stratum: str) -> bool:
-    """Whether the next rate outward from an arm's best was run and is unhealthy, so that nothing lies beyond.
-
-    Args:
-        ends: as `arm_ends` has them.
-    """
-    end = ends.get((arm, stratum))
-    return end is not None and end.proven
 
 
 def _where(widened: Widened) -> str:
